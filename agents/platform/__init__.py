@@ -1,0 +1,1 @@
+"""What every room shares: settings, logs, metrics, health, Kafka, the catalog, blobs, keys."""

@@ -1,0 +1,66 @@
+"""Canonical JSON (RFC 8785) of pydantic models, written and read strictly.
+
+FormatError
+├── NotCanonical      JSON that differs from its canonical form by a byte
+└── InvalidModel      JSON that is not what the model says
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TypeVar
+
+import rfc8785
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from schemas.errors import FormatError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class NotCanonical(FormatError):
+    """The bytes are not JSON in canonical form."""
+
+
+class InvalidModel(FormatError):
+    """A field is missing, unknown or of a wrong value."""
+
+
+class Strict(BaseModel):
+    """Base of all JSON that travels: no coercion, no unknown fields, no mutation."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+
+def encode(model: BaseModel) -> bytes:
+    """The canonical JSON of a model. Raises InvalidModel for numbers beyond 2^53."""
+    try:
+        return rfc8785.dumps(model.model_dump(mode="json"))
+    except rfc8785.CanonicalizationError as error:
+        raise InvalidModel(f"{type(model).__name__} has no canonical JSON: {error}") from error
+
+
+def decode(model: type[Model], data: bytes) -> Model:
+    """Read what `encode` wrote; any other bytes raise NotCanonical or InvalidModel."""
+    parsed = decode_any(model, data)
+    if encode(parsed) != data:
+        raise NotCanonical(f"the {model.__name__} is not in canonical form (RFC 8785)")
+    return parsed
+
+
+def decode_any(model: type[Model], data: bytes) -> Model:
+    """Read a model from JSON in any form, as people write it; raises InvalidModel."""
+    try:
+        text = data.decode("utf-8")
+        json.loads(text, parse_constant=_refuse)
+        return model.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the whole"
+        raise InvalidModel(f"{model.__name__}: {place}: {first['msg']}") from error
+    except (ValueError, RecursionError) as error:
+        raise NotCanonical(f"the {model.__name__} is not JSON: {error}") from error
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")

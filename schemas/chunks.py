@@ -1,0 +1,330 @@
+"""Chunks: runs of frame records, compressed, sealed, with an authenticated header.
+
+The format is docs/formats/chunk.md: a header of 208 bytes, then the ciphertext. The leaf of
+a chunk is the RFC 6962 leaf hash over both, so that anyone checks it without a key.
+
+FormatError
+├── InvalidChunk          a header field, length or plaintext breaks the format
+├── InvalidSealing        cut or compression parameters out of range
+└── Undecryptable         the cipher's tag does not match
+"""
+
+from __future__ import annotations
+
+import hmac
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated
+from uuid import UUID
+
+import nacl.bindings
+import nacl.exceptions
+import zstandard
+from pydantic import BaseModel, ConfigDict, Field
+
+from schemas.datakey import DataKey, WrongKey
+from schemas.errors import FormatError, Truncated, UnknownVersion
+from schemas.frames import (
+    OUTSIDE_SEQUENCE,
+    FrameRecord,
+    Kind,
+    chain_next,
+    decode_entries,
+    encode_entries,
+    read_missing,
+)
+from schemas.merkle import leaf_hash
+
+MAGIC = b"LUCIDCHK"
+VERSION = 1
+CIPHER_XCHACHA20_POLY1305 = 1
+COMPRESSOR_ZSTD = 1
+ZSTD_VERSION = (
+    zstandard.ZSTD_VERSION[0] * 10_000 + zstandard.ZSTD_VERSION[1] * 100 + zstandard.ZSTD_VERSION[2]
+)
+MAX_RAW = 16 * 1024**2
+MAX_CIPHERTEXT = MAX_RAW + MAX_RAW // 128 + 1024  # above zstd's bound for 16 MiB, plus the tag
+NONCE_SIZE = 24
+TAG_SIZE = 16
+FLAG_LAST = 1
+
+_LAYOUT = struct.Struct(">8sHBBbBHI16sQQQQIIqq32s32s32s24sI")
+HEADER_SIZE = _LAYOUT.size
+
+
+class InvalidChunk(FormatError):
+    """A chunk's header, length or content breaks the format."""
+
+
+class InvalidSealing(FormatError):
+    """Sealing parameters are out of range."""
+
+
+class Undecryptable(FormatError):
+    """The ciphertext or the header was changed, or belongs to another key."""
+
+
+class Sealing(BaseModel):
+    """What decides cuts and compression; part of the `open` record, so part of the log.
+
+    cut_bytes: plaintext bytes; a record that would take a chunk over it starts the next.
+    cut_us: event time in microseconds between a chunk's first and last record.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    cut_bytes: Annotated[int, Field(ge=1024, le=MAX_RAW)] = 8 * 1024**2
+    cut_us: Annotated[int, Field(ge=1_000_000, le=600_000_000)] = 10_000_000
+    level: Annotated[int, Field(ge=1, le=19)] = 3
+    window_log: Annotated[int, Field(ge=17, le=24)] = 23
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkHeader:
+    """The fields of a header, in their order; sizes in bytes, times in microseconds.
+
+    missing: sequence numbers of this chunk's range that never arrived, so that
+    `next_seq - first_seq == records + missing`.
+    raw_size: plaintext before compression. chain_before, chain_after: the record chain.
+    """
+
+    last: bool
+    level: int
+    window_log: int
+    compressor_version: int
+    session: UUID
+    index: int
+    first_seq: int
+    next_seq: int
+    missing: int
+    records: int
+    raw_size: int
+    first_time: int
+    last_time: int
+    chain_before: bytes
+    chain_after: bytes
+    key_commitment: bytes
+    nonce: bytes
+    ciphertext_size: int
+
+    def pack(self) -> bytes:
+        """The 208 bytes of the header."""
+        return _LAYOUT.pack(
+            MAGIC, VERSION, CIPHER_XCHACHA20_POLY1305, COMPRESSOR_ZSTD,
+            self.level, self.window_log, FLAG_LAST if self.last else 0, self.compressor_version,
+            self.session.bytes, self.index, self.first_seq, self.next_seq, self.missing,
+            self.records, self.raw_size, self.first_time, self.last_time,
+            self.chain_before, self.chain_after, self.key_commitment,
+            self.nonce, self.ciphertext_size,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A sealed chunk: its header, its bytes as stored, and its leaf."""
+
+    header: ChunkHeader
+    data: bytes
+    leaf: bytes
+
+
+def read_header(data: bytes) -> ChunkHeader:
+    """Read the first 208 bytes of a chunk; raises FormatError."""
+    if data[:8] != MAGIC[: len(data)]:
+        raise InvalidChunk("these bytes are not a chunk: the magic differs")
+    if len(data) < HEADER_SIZE:
+        raise Truncated(f"a chunk of {len(data)} bytes is shorter than its header")
+    fields = _LAYOUT.unpack_from(data)
+    _, version, cipher, compressor, level, window_log, flags, compressor_version = fields[:8]
+    if version != VERSION:
+        raise UnknownVersion(
+            f"a chunk has version {version}, this reader knows {VERSION}", hint="Use a newer Lucid"
+        )
+    if cipher != CIPHER_XCHACHA20_POLY1305 or compressor != COMPRESSOR_ZSTD:
+        raise UnknownVersion(
+            f"a chunk has cipher {cipher} and compressor {compressor}, not 1 and 1"
+        )
+    if flags & ~FLAG_LAST:
+        raise InvalidChunk(f"a chunk has flags {flags:#06x}; only bit 0 has a meaning")
+    header = ChunkHeader(
+        bool(flags), level, window_log, compressor_version, UUID(bytes=fields[8]), *fields[9:]
+    )
+    _check_ranges(header)
+    return header
+
+
+def _check_ranges(header: ChunkHeader) -> None:
+    if header.next_seq - header.first_seq != header.records + header.missing:
+        raise InvalidChunk(
+            f"chunk {header.index} covers {header.first_seq} to {header.next_seq}, but counts "
+            f"{header.records} records and {header.missing} missing"
+        )
+    if not 0 < header.raw_size <= MAX_RAW:
+        raise InvalidChunk(f"chunk {header.index} has {header.raw_size} plaintext bytes")
+    if not TAG_SIZE < header.ciphertext_size <= MAX_CIPHERTEXT:
+        raise InvalidChunk(f"chunk {header.index} has {header.ciphertext_size} ciphertext bytes")
+    if (
+        header.next_seq > 2**63
+        or header.index > 2**63
+        or min(header.first_time, header.last_time) < 0
+    ):
+        raise InvalidChunk(f"chunk {header.index} has a number out of range")
+
+
+def read_chunk(data: bytes) -> Chunk:
+    """Read a whole chunk without a key: header, exact length, leaf. Raises FormatError."""
+    header = read_header(data)
+    expected = HEADER_SIZE + header.ciphertext_size
+    if len(data) < expected:
+        raise Truncated(f"chunk {header.index} has {len(data)} bytes of {expected}")
+    if len(data) > expected:
+        raise InvalidChunk(f"chunk {header.index} has {len(data) - expected} trailing bytes")
+    return Chunk(header, data, leaf_hash(data))
+
+
+class Compressor:
+    """zstd with one set of parameters; owns a context, so one thread at a time."""
+
+    def __init__(self, level: int, window_log: int) -> None:
+        parameters = zstandard.ZstdCompressionParameters.from_level(
+            level, window_log=window_log, write_checksum=False, write_content_size=True
+        )
+        self.level, self.window_log = level, window_log
+        self._context = zstandard.ZstdCompressor(compression_params=parameters)
+
+    def compress(self, plaintext: bytes) -> bytes:
+        return self._context.compress(plaintext)
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where in a session a chunk starts."""
+
+    index: int
+    seq: int
+    chain: bytes
+
+
+def seal(
+    records: Sequence[FrameRecord],
+    start: Position,
+    key: DataKey,
+    compressor: Compressor,
+    *,
+    last: bool,
+) -> Chunk:
+    """Seal `records` (not empty, of one session) as the chunk that starts at `start`.
+
+    A pure function of its arguments. The nonce is HMAC-SHA256 over the header without
+    nonce and the compressed bytes, so equal nonces mean equal chunks (as in SIV, RFC 5297).
+    """
+    plaintext = encode_entries(records)
+    compressed = compressor.compress(plaintext)
+    chain, next_seq, missing, counted = follow(records, start.chain, start.seq, key.chain)
+    header = ChunkHeader(
+        last=last,
+        level=compressor.level,
+        window_log=compressor.window_log,
+        compressor_version=ZSTD_VERSION,
+        session=records[0].session,
+        index=start.index,
+        first_seq=start.seq,
+        next_seq=next_seq,
+        missing=missing,
+        records=counted,
+        raw_size=len(plaintext),
+        first_time=records[0].time,
+        last_time=records[-1].time,
+        chain_before=start.chain,
+        chain_after=chain,
+        key_commitment=key.commitment,
+        nonce=bytes(NONCE_SIZE),
+        ciphertext_size=len(compressed) + TAG_SIZE,
+    )
+    header = replace(header, nonce=_nonce(header.pack(), compressed, key))
+    packed = header.pack()
+    ciphertext = nacl.bindings.crypto_aead_xchacha20poly1305_ietf_encrypt(
+        compressed, packed, header.nonce, key.seal
+    )
+    data = packed + ciphertext
+    return Chunk(header, data, leaf_hash(data))
+
+
+def follow(
+    records: Sequence[FrameRecord], chain: bytes, seq: int, chain_key: bytes
+) -> tuple[bytes, int, int, int]:
+    """Walk records from a position: chain after, next sequence number, missing, counted.
+
+    Raises InvalidChunk when a sequence number is out of order.
+    """
+    missing = counted = 0
+    for record in records:
+        if record.kind is Kind.MISSING:
+            count, chain = read_missing(record)
+            missing += count
+            step = count
+        elif record.kind in OUTSIDE_SEQUENCE:
+            step = 0
+        else:
+            chain = chain_next(chain, chain_key, record)
+            counted += 1
+            step = 1
+        if record.seq != seq:
+            raise InvalidChunk(f"an entry has sequence number {record.seq}, expected {seq}")
+        seq += step
+    return chain, seq, missing, counted
+
+
+def _nonce(header_without_nonce: bytes, compressed: bytes, key: DataKey) -> bytes:
+    digest = hmac.new(key.nonce, header_without_nonce, "sha256")
+    digest.update(compressed)
+    return digest.digest()[:NONCE_SIZE]
+
+
+def unseal(chunk: Chunk, key: DataKey) -> list[FrameRecord]:
+    """Decrypt, decompress and check everything that a chunk claims; its records.
+
+    Raises WrongKey, Undecryptable, InvalidChunk or another FormatError.
+    """
+    header = chunk.header
+    if header.key_commitment != key.commitment:
+        raise WrongKey(f"chunk {header.index} of {header.session} is sealed with another key")
+    packed = chunk.data[:HEADER_SIZE]
+    try:
+        compressed = nacl.bindings.crypto_aead_xchacha20poly1305_ietf_decrypt(
+            chunk.data[HEADER_SIZE:], packed, header.nonce, key.seal
+        )
+    except nacl.exceptions.CryptoError as error:
+        raise Undecryptable(
+            f"chunk {header.index} of {header.session} does not decrypt: it was changed"
+        ) from error
+    if header.nonce != _nonce(replace(header, nonce=bytes(NONCE_SIZE)).pack(), compressed, key):
+        raise InvalidChunk(
+            f"chunk {header.index} has a nonce that does not follow from its content"
+        )
+    records = decode_entries(header.session, _decompress(header, compressed))
+    chain, next_seq, missing, counted = follow(
+        records, header.chain_before, header.first_seq, key.chain
+    )
+    if (chain, next_seq, missing, counted) != (
+        header.chain_after, header.next_seq, header.missing, header.records,
+    ):  # fmt: skip
+        raise InvalidChunk(f"chunk {header.index} does not hold what its header says")
+    times = (records[0].time, records[-1].time)
+    if times != (header.first_time, header.last_time):
+        raise InvalidChunk(f"chunk {header.index} has other times than its header says")
+    return records
+
+
+def _decompress(header: ChunkHeader, compressed: bytes) -> bytes:
+    try:
+        if zstandard.frame_content_size(compressed) != header.raw_size:
+            raise InvalidChunk(f"chunk {header.index} has another plaintext size than it says")
+        decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_RAW).decompressobj()
+        plaintext = decompressor.decompress(compressed)
+    except zstandard.ZstdError as error:
+        raise InvalidChunk(f"chunk {header.index} does not decompress: {error}") from error
+    if not decompressor.eof or decompressor.unused_data or len(plaintext) != header.raw_size:
+        raise InvalidChunk(f"chunk {header.index} is not one whole zstd frame")
+    return plaintext
