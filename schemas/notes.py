@@ -79,7 +79,7 @@ class Verifier:
         if not _NAME.fullmatch(name) or data[:1] != ED25519 or len(data) != 33:
             raise InvalidKey(f"{text[:80]!r} is not a verifier key")
         if key_id != _key_id(name, data[1:]).hex():
-            raise InvalidKey(f"the verifier key of {name} has key id {key_id}, which is not its own")
+            raise InvalidKey(f"the verifier key of {name} has key id {key_id}, not its own")
         return cls(name, data[1:])
 
     def __str__(self) -> str:
@@ -208,14 +208,14 @@ class Commitment:
         lines = text.split("\n")
         if lines[0] != CAPTURE or lines[-1] or len(lines) not in (5, 6):
             raise InvalidNote("the note is not a recorder's commitment")
-        closed = lines[4] if len(lines) == 6 else ""
-        if closed and not closed.removeprefix("closed ") != closed:
-            raise InvalidNote(f"a commitment ends in {closed[:80]!r}")
+        closed = lines[4].removeprefix("closed ") if len(lines) == 6 else ""
+        if len(lines) == 6 and (not closed or lines[4] == closed):
+            raise InvalidNote(f"a commitment ends in {lines[4][:80]!r}")
         try:
             session = parse_session_id(lines[1])
         except InvalidSessionId as error:
             raise InvalidNote(f"a commitment names no session: {error}") from error
-        return cls(session, _count(lines[2]), _hash(lines[3]), closed.removeprefix("closed "))
+        return cls(session, _count(lines[2]), _hash(lines[3]), closed)
 
 
 @dataclass(frozen=True, slots=True)
