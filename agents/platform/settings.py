@@ -137,6 +137,9 @@ class Settings(Section):
     keys: Path | None = Field(None, description="Folder of keys; HOME/keys if not set")
     blobs: Path | None = Field(None, description="Folder of sealed chunks; HOME/blobs if not set")
     scratch: Path | None = Field(None, description="Folder of short-lived files; HOME/scratch")
+    cache: Path | None = Field(
+        None, description="Folder of downloads and builds; the user's cache folder if not set"
+    )
     bind: str = Field("127.0.0.1", description="Address that health and metrics listen on")
     host: str = Field(default_factory=socket.gethostname, description="This host's name")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
