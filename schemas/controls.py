@@ -18,6 +18,9 @@ from schemas.datakey import MAX_WRAPPED
 from schemas.notes import Verifier
 from schemas.sessions import parse_session_id
 
+MAX_OPEN = 256 * 1024
+"""Bytes of an `open` payload: it stands in each progress record, which fits into 1 MiB."""
+
 Text = Annotated[str, Field(max_length=1000)]
 Reason = Annotated[str, Field(min_length=1, max_length=500, pattern=r"^[^\x00-\x1f\x7f]+$")]
 

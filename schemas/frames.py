@@ -23,7 +23,7 @@ from schemas.sessions import parse_session_id
 
 VERSION = 1
 MAX_PAYLOAD = 1_000_000  # bytes; leaves room for key, headers and batch in 1 MiB
-MAX_SEQ = 2**63 - 1
+MAX_NUMBER = 2**53 - 1  # of sequence numbers and times: what JSON carries exactly
 HASH_SIZE = 32
 
 _ENTRY = struct.Struct(">BQqI")
@@ -133,10 +133,10 @@ def from_kafka(
 
 
 def _number(name: str, text: bytes) -> int:
-    """A decimal without sign or leading zeros, in the range of a signed 64-bit integer."""
-    if text.isdigit() and len(text) <= 19 and (text == b"0" or text[0] != 0x30):
+    """A decimal without sign or leading zeros, at most MAX_NUMBER."""
+    if text.isdigit() and len(text) <= 16 and (text == b"0" or text[0] != 0x30):
         number = int(text)
-        if number <= MAX_SEQ:
+        if number <= MAX_NUMBER:
             return number
     raise InvalidFrameRecord(f"a frame record has {name} {text[:32]!r}, not a canonical number")
 
@@ -185,7 +185,7 @@ def read_missing(record: FrameRecord) -> tuple[int, bytes]:
     if len(record.payload) != _MISSING.size:
         raise InvalidFrameRecord(f"a missing entry has {len(record.payload)} bytes, not 40")
     count, chain = _MISSING.unpack(record.payload)
-    if not 0 < count <= MAX_SEQ:
+    if not 0 < count <= MAX_NUMBER:
         raise InvalidFrameRecord(f"a missing entry stands for {count} records")
     return count, chain
 
@@ -212,7 +212,7 @@ def decode_entries(session: UUID, plaintext: bytes) -> list[FrameRecord]:
             kind = Kind(number)
         except ValueError:
             raise InvalidFrameRecord(f"an entry at byte {position} has kind {number}") from None
-        if length > MAX_PAYLOAD or seq > MAX_SEQ or time < 0:
+        if length > MAX_PAYLOAD or seq > MAX_NUMBER or not 0 <= time <= MAX_NUMBER:
             raise InvalidFrameRecord(f"an entry at byte {position} is out of range")
         position = start + length
         if position > len(plaintext):

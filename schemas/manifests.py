@@ -21,8 +21,10 @@ from schemas.sessions import parse_session_id
 Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
 
-MAX_LISTED = 1000
-"""Missing ranges and interruptions listed one by one; beyond that only counts go on."""
+MAX_RANGES = 1000
+MAX_INTERRUPTIONS = 200
+"""How many are listed one by one; beyond that only counts go on, so that a manifest and a
+progress record stay under 1 MiB whatever a session is like."""
 
 
 class Missing(Strict):
@@ -45,7 +47,7 @@ class Tally(Strict):
     """What has been counted over a session's records so far.
 
     counts: records of each kind by label, those of the recorder and `abandon`.
-    missing: sequence numbers that never arrived; missing_ranges lists the first 1000 runs.
+    missing: sequence numbers that never arrived; missing_ranges lists the first of these runs.
     raw_bytes: plaintext of all chunks; sealed_bytes: headers and ciphertexts.
     """
 
@@ -53,9 +55,9 @@ class Tally(Strict):
     last_time: Count
     counts: dict[str, Count]
     missing: Count = 0
-    missing_ranges: list[Missing] = Field(default=[], max_length=MAX_LISTED)
+    missing_ranges: list[Missing] = Field(default=[], max_length=MAX_RANGES)
     missing_runs: Count = 0
-    interruptions: list[Interruption] = Field(default=[], max_length=MAX_LISTED)
+    interruptions: list[Interruption] = Field(default=[], max_length=MAX_INTERRUPTIONS)
     interruptions_total: Count = 0
     raw_bytes: Count = 0
     sealed_bytes: Count = 0

@@ -1,0 +1,1 @@
+"""lucid-session-processor: cuts frame records into chunks, seals them, proves them."""

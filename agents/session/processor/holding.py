@@ -1,0 +1,99 @@
+"""Records held until their chunk is cut, in memory or spilled to an unlinked file.
+
+Memory must not decide a cut, and a paused partition would never reach one, so what does
+not fit into memory goes to disk: encrypted under a key that lives in this process only.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import BinaryIO
+
+from nacl.secret import SecretBox
+
+from schemas.frames import FrameRecord, decode_entries, encode_entries
+
+RECORD_OVERHEAD = 500  # bytes of Python objects around a payload, measured with tracemalloc
+_LENGTH_SIZE = 4
+
+
+class SpillKey:
+    """The key of this process's spill files."""
+
+    def __init__(self) -> None:
+        self._box = SecretBox(os.urandom(SecretBox.KEY_SIZE))
+
+    def write(self, file: BinaryIO, plaintext: bytes) -> None:
+        """Append one block, wholly or not at all. Raises OSError."""
+        data = bytes(self._box.encrypt(plaintext))
+        start = file.seek(0, os.SEEK_END)
+        rest = memoryview(len(data).to_bytes(_LENGTH_SIZE, "big") + data)
+        try:
+            while rest:
+                rest = rest[file.write(rest) :]
+        except OSError:
+            file.truncate(start)
+            raise
+
+    def read(self, file: BinaryIO) -> bytes:
+        """All blocks in order."""
+        file.seek(0)
+        content = memoryview(file.read())
+        parts = []
+        while content:
+            end = _LENGTH_SIZE + int.from_bytes(content[:_LENGTH_SIZE], "big")
+            parts.append(self._box.decrypt(bytes(content[_LENGTH_SIZE:end])))
+            content = content[end:]
+        return b"".join(parts)
+
+
+class Held:
+    """The records of one open chunk, in order.
+
+    memory: bytes held in memory; what is spilled does not count.
+    """
+
+    __slots__ = ("_file", "_key", "_records", "memory")
+
+    def __init__(self) -> None:
+        self._records: list[FrameRecord] = []
+        self._file: BinaryIO | None = None
+        self._key: SpillKey | None = None
+        self.memory = 0
+
+    def append(self, record: FrameRecord) -> None:
+        """Hold one more record, in memory."""
+        self._records.append(record)
+        self.memory += len(record.payload) + RECORD_OVERHEAD
+
+    def spill(self, folder: Path, key: SpillKey) -> None:
+        """Move all but the newest record to the chunk's file.
+
+        Raises OSError when the disk does not take it; then everything stays in memory.
+        """
+        *old, newest = self._records
+        if not old:
+            return
+        if self._file is None:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._file, self._key = tempfile.TemporaryFile(dir=folder, buffering=0), key
+        key.write(self._file, encode_entries(old))
+        self._records = [newest]
+        self.memory = len(newest.payload) + RECORD_OVERHEAD
+
+    def take(self) -> list[FrameRecord]:
+        """All records, oldest first; the file is gone afterwards."""
+        records = self._records
+        if self._file is not None and self._key is not None:
+            spilled = decode_entries(records[0].session, self._key.read(self._file))
+            records = [*spilled, *records]
+        self.discard()
+        return records
+
+    def discard(self) -> None:
+        """Drop everything."""
+        if self._file is not None:
+            self._file.close()
+        self._file, self._records, self.memory = None, [], 0

@@ -1,0 +1,58 @@
+"""One session inside a processor: its open chunk, its progress, its key."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+
+from agents.session.processor.chunker import Chunker, Cut
+from agents.session.processor.sealer import make_manifest, seal_cut, session_key
+from schemas.chunks import Chunk, Compressor
+from schemas.manifests import Manifest
+from schemas.progress import SessionProgress
+
+_local = threading.local()
+
+
+def compressor_of_thread(level: int, window_log: int) -> Compressor:
+    """This thread's context for the parameters: contexts are never shared between threads."""
+    contexts: dict[tuple[int, int], Compressor] = _local.__dict__.setdefault("contexts", {})
+    found = contexts.get((level, window_log))
+    if found is None:
+        found = contexts[level, window_log] = Compressor(level, window_log)
+    return found
+
+
+class Session:
+    """A session that is being cut and sealed on one partition.
+
+    `sealing` and `publishing` keep its chunks in order, while the next one is sealed as
+    the one before is published (asyncio locks are first come, first served).
+    """
+
+    def __init__(self, progress: SessionProgress, identities: Sequence[str]) -> None:
+        self.progress = progress
+        self.key = session_key(progress.opened, identities)
+        self.chunker = Chunker(progress.opened.sealing, progress.next_seq)
+        self.chunker.ended = progress.ended
+        self.sealing = asyncio.Lock()
+        self.publishing = asyncio.Lock()
+
+    def seal(self, cut: Cut) -> tuple[Chunk, SessionProgress, Manifest | None]:
+        """Seal one cut, in a worker thread; the manifest comes with the last."""
+        records = cut.held.take()
+        sealing = self.progress.opened.sealing
+        chunk, self.progress = seal_cut(
+            self.progress,
+            records,
+            cut.last_offset,
+            self.key,
+            compressor_of_thread(sealing.level, sealing.window_log),
+            last=cut.last,
+        )
+        if not cut.last:
+            return chunk, self.progress, None
+        manifest = make_manifest(self.progress, records[-1], self.key)
+        self.progress = self.progress.model_copy(update={"ended": True})
+        return chunk, self.progress, manifest
