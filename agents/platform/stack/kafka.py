@@ -151,6 +151,8 @@ def read_brokers(answer: bytes) -> list[tuple[str, int]]:
         place, brokers = 8, []
         for _ in range(count):
             _node, length = struct.unpack_from(">ih", answer, place)
+            if length < 0:
+                raise NotReady("something else than Kafka answers")
             host = answer[place + 6 : place + 6 + length].decode()
             place += 6 + length
             port, rack = struct.unpack_from(">ih", answer, place)

@@ -76,6 +76,18 @@ def find(identity: Identity) -> psutil.Process | None:
         return None
 
 
+def listens(identity: Identity, port: int) -> bool:
+    """Whether this very process listens on TCP `port`."""
+    process = find(identity)
+    if process is None:
+        return False
+    try:
+        sockets = process.net_connections("tcp")
+    except psutil.NoSuchProcess:
+        return False
+    return any(s.status == psutil.CONN_LISTEN and s.laddr.port == port for s in sockets)
+
+
 def stop(identity: Identity, *, seconds: float) -> bool:
     """End the process: SIGTERM, and SIGKILL after `seconds`. False if it did not run.
 

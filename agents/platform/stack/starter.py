@@ -72,7 +72,7 @@ def start(
         remember(server.name, record)
         progress("started, waiting for its first answer")
         try:
-            _wait_ready(server, child, ports[0], folder.log(server.name))
+            _wait_ready(server, child, record, folder.log(server.name))
         except ServerFailed:
             processes.stop(identity, seconds=server.stop_seconds)
             lost = [port for port in ports if not is_free(port)]
@@ -103,18 +103,22 @@ def _choose_ports(server: Server, wish: Wish, *, fresh: bool) -> list[int]:
     return ports
 
 
-def _wait_ready(server: Server, child: subprocess.Popen[bytes], port: int, log: Path) -> None:
+def _probe_own(server: Server, record: Record) -> None:
+    port = record.ports[0]
+    # Another program may answer on a port that ours is about to fail to get.
+    if record.process is None or not processes.listens(record.process, port):
+        raise NotReady(f"it does not listen on port {port} yet")
+    server.probe(port, seconds=_PROBE_SECONDS)
+
+
+def _wait_ready(server: Server, child: subprocess.Popen[bytes], record: Record, log: Path) -> None:
     deadline = time.monotonic() + server.start_seconds
     while True:
         try:
-            server.probe(port, seconds=_PROBE_SECONDS)
+            _probe_own(server, record)
+            return
         except NotReady as error:
             problem = str(error)
-        else:
-            # Another program could answer on the port that ours failed to get.
-            if child.poll() is None:
-                return
-            problem = "another server answers on its port"
         if child.poll() is not None:
             what = f"ended with exit status {child.returncode} at its start"
         elif time.monotonic() > deadline:
