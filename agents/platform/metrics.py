@@ -1,0 +1,109 @@
+"""Metrics of the platform, one registry for each service.
+
+Names begin with `lucid_`, units are base units, each service's own metrics are registered
+in the same registry (`Metrics.registry`) by its room. Two services in one process (a test,
+say) have two registries and do not meet.
+
+    metrics = Metrics("storage", version="0.1.0")
+    metrics.took(topic, size)            .sent(topic, size)        .refused(topic, code)
+    metrics.retried(topic, code)         .committed(topic, partition, offset, end)
+    metrics.held(bytes)                  .handling(topic) -> context manager that times
+    metrics.exposition() -> bytes        what /metrics answers
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    Info,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+
+
+class Metrics:
+    """What every service counts; all of it carries the label `service`."""
+
+    def __init__(self, service: str, *, version: str) -> None:
+        self.service = service
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+        Info("lucid_build", "What is running", registry=registry).info(
+            {"service": service, "version": version}
+        )
+        self._consumed = self._counter("records_consumed", "Records taken", "topic")
+        self._consumed_bytes = self._counter("consumed_bytes", "Bytes of values taken", "topic")
+        self._produced = self._counter("records_produced", "Records acknowledged", "topic")
+        self._produced_bytes = self._counter("produced_bytes", "Bytes acknowledged", "topic")
+        self._dead = self._counter("records_dead_lettered", "Records refused", "topic", "code")
+        self._retries = self._counter("record_retries", "Tries beyond the first", "topic", "code")
+        self._position = Gauge(
+            "lucid_commit_position", "Offset before which all records are finished",
+            ["service", "topic", "partition"], registry=registry,
+        )  # fmt: skip
+        self._lag = Gauge(
+            "lucid_lag_records", "Records behind the commit position",
+            ["service", "topic", "partition"], registry=registry,
+        )  # fmt: skip
+        self._held = Gauge(
+            "lucid_held_bytes", "Bytes of records in memory", ["service"], registry=registry
+        )
+        self._seconds = Histogram(
+            "lucid_record_seconds", "Handling of one record, retries included",
+            ["service", "topic"], registry=registry,
+        )  # fmt: skip
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"lucid_{name}", text, ["service", *labels], registry=self.registry)
+
+    def took(self, topic: str, size: int) -> None:
+        """Count one consumed record."""
+        self._consumed.labels(self.service, topic).inc()
+        self._consumed_bytes.labels(self.service, topic).inc(size)
+
+    def sent(self, topic: str, size: int) -> None:
+        """Count one record that the broker acknowledged."""
+        self._produced.labels(self.service, topic).inc()
+        self._produced_bytes.labels(self.service, topic).inc(size)
+
+    def refused(self, topic: str, code: str) -> None:
+        """Count one dead letter by its origin and reason."""
+        self._dead.labels(self.service, topic, code).inc()
+
+    def retried(self, topic: str, code: str) -> None:
+        """Count one more try of the same record."""
+        self._retries.labels(self.service, topic, code).inc()
+
+    def committed(self, topic: str, partition: int, offset: int, end: int | None = None) -> None:
+        """Show a commit position and, if the partition's end is known, the lag."""
+        self._position.labels(self.service, topic, partition).set(offset)
+        if end is not None:
+            self._lag.labels(self.service, topic, partition).set(max(0, end - offset))
+
+    def revoked(self, topic: str, partition: int) -> None:
+        """Forget a partition that somebody else owns now."""
+        for gauge in (self._position, self._lag):
+            gauge.remove_by_labels(
+                {"service": self.service, "topic": topic, "partition": str(partition)}
+            )
+
+    def held(self, size: int) -> None:
+        """Show how many bytes of records are in memory."""
+        self._held.labels(self.service).set(size)
+
+    def handling(self, topic: str) -> AbstractContextManager[object]:
+        """Times the handling of one record."""
+        return self._seconds.labels(self.service, topic).time()
+
+    def exposition(self) -> bytes:
+        """All metrics of this service in the Prometheus text format."""
+        return generate_latest(self.registry)
