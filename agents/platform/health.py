@@ -1,0 +1,246 @@
+"""The HTTP side of a service: /health, /health/live, /health/ready and /metrics.
+
+    health = Health("storage", version="0.1.0", metrics=metrics)
+    health.add("catalog", catalog.ping, timeout=2)   await catalog.ping() raises when it is ill
+    health.add("disk", free_disk([folder], least=500 << 20))
+    async with HealthServer(health, bind="127.0.0.1", port=0, folder=home / "run") as server:
+        server.port
+
+/health/ready runs every check, 503 when one fails; /health/live says that the event loop
+turns and the main task lives; /health is the summary. Results are kept for a second, and
+asking again meanwhile waits for the same run, so a storm of probes costs one check.
+The port in use stands in HOME/run/SERVICE-PID.json while the service runs.
+
+LucidError
+├── PortTaken         the health port is in use
+└── Transient
+    └── DiskFull      less free space than `min_free`
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
+
+import structlog
+from aiohttp import web
+
+from agents.platform.logging import hide
+from agents.platform.metrics import Metrics
+from agents.platform.retry import Transient
+from schemas.errors import LucidError
+
+log = structlog.get_logger(__name__)
+
+CACHE_SECONDS = 1.0
+CHECK_SECONDS = 2.0
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+Check = Callable[[], Awaitable[object]]
+
+
+class PortTaken(LucidError):
+    """The health and metrics port cannot be listened on."""
+
+    exit_status = 78
+
+
+class DiskFull(Transient):
+    """A folder has less free space than the settings ask for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one check found. seconds: how long it took."""
+
+    name: str
+    ok: bool
+    seconds: float
+    error: str = ""
+    code: str = ""
+
+
+def free_disk(folders: Sequence[Path], least: int) -> Check:
+    """A check that each folder's file system has at least `least` free bytes."""
+
+    def look() -> None:
+        for folder in folders:
+            there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+            free = shutil.disk_usage(there).free
+            if free < least:
+                raise DiskFull(
+                    f"{folder} has {free} free bytes, fewer than {least}",
+                    hint="Free some space, or lower LUCID_MIN_FREE",
+                )
+
+    async def check() -> None:
+        await asyncio.to_thread(look)
+
+    return check
+
+
+class Health:
+    """The checks of one service."""
+
+    def __init__(
+        self,
+        service: str,
+        *,
+        version: str,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.service, self.version, self.metrics = service, version, metrics
+        self._clock = clock
+        self._since = clock()
+        self._checks: dict[str, tuple[Check, float]] = {}
+        self._main: asyncio.Task[object] | None = None
+        self._stopping = False
+        self._last: tuple[float, list[Result]] | None = None
+        self._lock = asyncio.Lock()
+
+    def add(self, name: str, check: Check, timeout: float = CHECK_SECONDS) -> None:
+        """Register a check: a coroutine function that raises when something is wrong."""
+        if name in self._checks:
+            raise ValueError(f"a check named {name} is there already")
+        self._checks[name] = (check, timeout)
+        self._last = None
+
+    def remove(self, name: str) -> None:
+        """Forget a check, if it is there."""
+        self._checks.pop(name, None)
+        self._last = None
+
+    def watch(self, main: asyncio.Task[object]) -> None:
+        """The task without which the service is not alive."""
+        self._main = main
+
+    def stopping(self) -> None:
+        """The service is not ready any more; it still lives."""
+        self._stopping = True
+
+    @property
+    def alive(self) -> bool:
+        return self._main is None or not self._main.done()
+
+    @property
+    def uptime(self) -> float:
+        return self._clock() - self._since
+
+    async def ready(self) -> list[Result]:
+        """The result of every check, at most a second old."""
+        async with self._lock:
+            if self._last is None or self._clock() - self._last[0] >= CACHE_SECONDS:
+                run = [self._run(name, *check) for name, check in self._checks.items()]
+                self._last = (self._clock(), list(await asyncio.gather(*run)))
+            results = list(self._last[1])
+        if self._stopping:
+            results.append(Result("service", False, 0.0, "the service is stopping", "Stopping"))
+        return results
+
+    async def _run(self, name: str, check: Check, timeout: float) -> Result:
+        start = time.perf_counter()
+        error = code = ""
+        try:
+            async with asyncio.timeout(timeout):
+                await check()
+        except TimeoutError:
+            error, code = f"no answer within {timeout:g} s", "Timeout"
+        except Exception as found:  # noqa: BLE001 - whatever a check raises is its result
+            error = hide(str(found) or type(found).__name__)
+            code = found.code if isinstance(found, LucidError) else type(found).__name__
+        return Result(name, not code, round(time.perf_counter() - start, 6), error, code)
+
+
+def make_app(health: Health) -> web.Application:
+    """The four routes."""
+
+    def answer(ok: bool, body: dict[str, object]) -> web.Response:
+        body = {"status": "ok" if ok else "failing", "service": health.service, **body}
+        return web.json_response(
+            body, status=200 if ok else 503, headers={"Cache-Control": "no-store"}
+        )
+
+    async def live(_: web.Request) -> web.Response:
+        return answer(health.alive, {})
+
+    async def ready(_: web.Request) -> web.Response:
+        results = await health.ready()
+        checks = {result.name: _without_name(result) for result in results}
+        return answer(health.alive and all(r.ok for r in results), {"checks": checks})
+
+    async def summary(_: web.Request) -> web.Response:
+        results = await health.ready()
+        return answer(
+            health.alive and all(result.ok for result in results),
+            {
+                "version": health.version,
+                "uptime": round(health.uptime, 3),
+                "alive": health.alive,
+                "failing": [result.name for result in results if not result.ok],
+            },
+        )
+
+    async def metrics(_: web.Request) -> web.Response:
+        body = await asyncio.to_thread(health.metrics.exposition)
+        return web.Response(body=body, headers={"Content-Type": METRICS_TYPE})
+
+    app = web.Application()
+    app.router.add_get("/health", summary)
+    app.router.add_get("/health/live", live)
+    app.router.add_get("/health/ready", ready)
+    app.router.add_get("/metrics", metrics)
+    return app
+
+
+def _without_name(result: Result) -> dict[str, object]:
+    fields = asdict(result)
+    del fields["name"]
+    return fields if not result.ok else {"ok": True, "seconds": result.seconds}
+
+
+class HealthServer:
+    """Listens while it is entered; `port` is the one in use."""
+
+    def __init__(self, health: Health, *, bind: str, port: int, folder: Path) -> None:
+        self._health = health
+        self._bind = bind
+        self.port = port
+        self._file = folder / f"{health.service}-{os.getpid()}.json"
+        self._runner = web.AppRunner(make_app(health), access_log=None, shutdown_timeout=0.5)
+
+    async def __aenter__(self) -> Self:
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, self._bind, self.port)
+        try:
+            await site.start()
+        except OSError as error:
+            await self._runner.cleanup()
+            raise PortTaken(
+                f"cannot listen on {self._bind}:{self.port} ({error.strerror})",
+                hint=f"Set LUCID_{self._health.service.upper()}_PORT ; 0 picks a free one",
+            ) from error
+        self.port = self._runner.addresses[0][1]
+        self._announce()
+        log.info("listening", bind=self._bind, port=self.port)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._file.unlink()
+        await self._runner.cleanup()
+
+    def _announce(self) -> None:
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        facts = {"service": self._health.service, "pid": os.getpid(), "port": self.port}
+        part = self._file.with_suffix(".part")
+        part.write_text(json.dumps(facts))
+        part.replace(self._file)

@@ -1,0 +1,181 @@
+"""What probes are told."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from agents.platform.health import (
+    CACHE_SECONDS,
+    DiskFull,
+    Health,
+    HealthServer,
+    PortTaken,
+    free_disk,
+)
+from agents.platform.metrics import Metrics
+
+
+class Clock:
+    now = 5.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+Get = Callable[[str], Any]
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def health(clock: Clock) -> Health:
+    return Health("storage", version="1.2.3", metrics=Metrics("storage", version="1.2.3"),
+                  clock=clock)  # fmt: skip
+
+
+@pytest.fixture
+async def server(health: Health, tmp_path: Path) -> AsyncIterator[HealthServer]:
+    folder = tmp_path / "run"
+    async with HealthServer(health, bind="127.0.0.1", port=0, folder=folder) as found:
+        yield found
+
+
+@pytest.fixture
+async def get(server: HealthServer) -> AsyncIterator[Get]:
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{server.port}") as session:
+
+        async def fetch(path: str) -> tuple[int, Any]:
+            async with session.get(path) as response:
+                text = await response.text()
+                json_body = response.content_type == "application/json"
+                return response.status, json.loads(text) if json_body else text
+
+        yield fetch
+
+
+async def fine() -> None:
+    return None
+
+
+async def ill() -> None:
+    raise RuntimeError("cannot reach mongodb://me:hunter2@host/db")
+
+
+async def test_a_service_is_ready_when_every_check_passes(health: Health, get: Get) -> None:
+    health.add("catalog", fine)
+    status, body = await get("/health/ready")
+    assert (status, body["status"], body["service"]) == (200, "ok", "storage")
+    assert body["checks"]["catalog"]["ok"] is True
+    assert body["checks"]["catalog"]["seconds"] >= 0
+
+
+async def test_one_failing_check_makes_it_not_ready_and_names_it(health: Health, get: Get) -> None:
+    health.add("catalog", ill)
+    health.add("disk", fine)
+    status, body = await get("/health/ready")
+    assert status == 503
+    assert body["status"] == "failing"
+    assert body["checks"]["disk"]["ok"] is True
+    assert body["checks"]["catalog"]["code"] == "RuntimeError"
+    assert "cannot reach" in body["checks"]["catalog"]["error"]
+    assert "hunter2" not in json.dumps(body)
+    status, body = await get("/health")
+    assert (status, body["failing"]) == (503, ["catalog"])
+    assert (await get("/health/live"))[0] == 200
+
+
+async def test_a_check_that_hangs_fails_by_its_timeout(health: Health, get: Get) -> None:
+    health.add("catalog", asyncio.Event().wait, timeout=0.01)
+    status, body = await get("/health/ready")
+    assert (status, body["checks"]["catalog"]["code"]) == (503, "Timeout")
+
+
+async def test_a_storm_of_probes_runs_a_check_once_a_second(
+    health: Health, get: Get, clock: Clock
+) -> None:
+    runs: list[int] = []
+
+    async def count() -> None:
+        runs.append(1)
+        await asyncio.sleep(0)
+
+    health.add("catalog", count)
+    await asyncio.gather(*(get("/health/ready") for _ in range(20)))
+    assert len(runs) == 1
+    clock.now += CACHE_SECONDS
+    await get("/health/ready")
+    assert len(runs) == 2
+
+
+async def test_the_summary_says_version_and_uptime(health: Health, get: Get, clock: Clock) -> None:
+    clock.now += 7
+    status, body = await get("/health")
+    assert status == 200
+    assert (body["version"], body["uptime"], body["failing"]) == ("1.2.3", 7, [])
+
+
+async def test_it_is_not_alive_once_the_main_task_has_ended(health: Health, get: Get) -> None:
+    stop = asyncio.Event()
+    main: asyncio.Task[object] = asyncio.create_task(stop.wait())
+    health.watch(main)
+    assert (await get("/health/live"))[0] == 200
+    stop.set()
+    await main
+    assert (await get("/health/live"))[0] == 503
+    assert (await get("/health/ready"))[0] == 503
+
+
+async def test_a_stopping_service_lives_but_is_not_ready(health: Health, get: Get) -> None:
+    health.stopping()
+    assert (await get("/health/live"))[0] == 200
+    status, body = await get("/health/ready")
+    assert (status, body["checks"]["service"]["code"]) == (503, "Stopping")
+
+
+async def test_metrics_are_prometheus_text(health: Health, get: Get) -> None:
+    health.metrics.took("t", 10)
+    status, text = await get("/metrics")
+    assert status == 200
+    assert 'lucid_records_consumed_total{service="storage",topic="t"} 1.0' in text
+
+
+async def test_the_port_stands_in_a_file_while_it_listens(health: Health, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    async with HealthServer(health, bind="127.0.0.1", port=0, folder=folder) as server:
+        facts = json.loads((folder / f"storage-{os.getpid()}.json").read_text())
+        assert facts == {"service": "storage", "pid": os.getpid(), "port": server.port}
+        assert server.port != 0
+    assert list(folder.iterdir()) == []
+
+
+async def test_a_taken_port_says_which_variable_to_set(
+    health: Health, server: HealthServer, tmp_path: Path
+) -> None:
+    second = HealthServer(health, bind="127.0.0.1", port=server.port, folder=tmp_path)
+    with pytest.raises(PortTaken, match="LUCID_STORAGE_PORT"):
+        await second.__aenter__()
+
+
+async def test_free_space_is_looked_up_where_the_folder_will_be(tmp_path: Path) -> None:
+    await free_disk([tmp_path / "not" / "yet"], least=1)()
+    with pytest.raises(DiskFull, match="LUCID_MIN_FREE"):
+        await free_disk([tmp_path], least=1 << 60)()
+
+
+def test_a_check_has_one_name(health: Health) -> None:
+    health.add("catalog", fine)
+    with pytest.raises(ValueError, match="catalog"):
+        health.add("catalog", fine)
+    health.remove("catalog")
+    health.add("catalog", fine)
