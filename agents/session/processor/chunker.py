@@ -67,7 +67,7 @@ class Chunker:
 
         A duplicate is counted and dropped. Raises SessionEnded.
         """
-        if record.kind is Kind.ABANDON:
+        if record.kind is Kind.ABANDON and not self.ended:
             record = replace(record, seq=self.next_seq)
         elif record.seq < self.next_seq:
             self.duplicates += 1

@@ -6,17 +6,25 @@ not fit into memory goes to disk: encrypted under a key that lives in this proce
 
 from __future__ import annotations
 
+import asyncio
 import os
 import tempfile
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol, cast
 
+import structlog
 from nacl.secret import SecretBox
 
 from schemas.frames import FrameRecord, decode_entries, encode_entries
 
+log = structlog.get_logger(__name__)
+
 RECORD_OVERHEAD = 500  # bytes of Python objects around a payload, measured with tracemalloc
 _LENGTH_SIZE = 4
+
+
+def _unlinked(folder: Path) -> BinaryIO:
+    return cast(BinaryIO, tempfile.TemporaryFile(dir=folder, buffering=0))  # noqa: SIM115
 
 
 class SpillKey:
@@ -78,7 +86,7 @@ class Held:
             return
         if self._file is None:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._file, self._key = tempfile.TemporaryFile(dir=folder, buffering=0), key
+            self._file, self._key = _unlinked(folder), key
         key.write(self._file, encode_entries(old))
         self._records = [newest]
         self.memory = len(newest.payload) + RECORD_OVERHEAD
@@ -97,3 +105,51 @@ class Held:
         if self._file is not None:
             self._file.close()
         self._file, self._records, self.memory = None, [], 0
+
+
+class Holder(Protocol):
+    """Whoever has an open chunk."""
+
+    held: Held
+
+
+class HoldingBudget:
+    """The bytes that all open chunks of a processor may take in memory.
+
+    Above `limit` the largest are spilled until three quarters of it are left.
+    """
+
+    def __init__(self, limit: int, folder: Path) -> None:
+        self._limit = limit
+        self._folder = folder
+        self._key = SpillKey()
+        self._holders: set[Holder] = set()
+        self.spilled = 0
+
+    def watch(self, holder: Holder) -> None:
+        self._holders.add(holder)
+
+    def forget(self, holder: Holder) -> None:
+        self._holders.discard(holder)
+
+    def memory(self) -> int:
+        """Bytes held in memory by all open chunks."""
+        return sum(holder.held.memory for holder in self._holders)
+
+    async def trim(self) -> None:
+        """Spill as far as the limit asks; a full disk leaves the records in memory."""
+        memory = self.memory()
+        if memory <= self._limit:
+            return
+        for holder in sorted(self._holders, key=lambda one: one.held.memory, reverse=True):
+            if memory <= self._limit * 3 // 4:
+                return
+            before = holder.held.memory
+            try:
+                await asyncio.to_thread(holder.held.spill, self._folder, self._key)
+            except OSError as error:
+                log.error("cannot spill held records", folder=str(self._folder), error=str(error))
+                return
+            freed = before - holder.held.memory
+            memory -= freed
+            self.spilled += freed

@@ -165,4 +165,3 @@ def _ending(final: FrameRecord) -> tuple[str, str | None]:
         return close.reason, close.note
     except FormatError as error:
         return f"unreadable {final.kind.label}: {error.code}", None
-

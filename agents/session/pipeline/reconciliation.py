@@ -1,0 +1,121 @@
+"""Reconciliation: is everything that was recorded sealed, stored and counted? Pure.
+
+Four independent counts meet here: the recorder's (its closing event), the manifest's (the
+processor's), the catalog's chunk entries (storage's), and the signed checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from agents.session.pipeline.states import SessionState
+from schemas.errors import FormatError
+from schemas.manifests import Manifest, manifest_hash
+from schemas.merkle import root
+from schemas.notes import Checkpoint, split_note
+
+
+@dataclass(frozen=True, slots=True)
+class StoredChunk:
+    """What the catalog says of a stored chunk: leaf (32 bytes), file size, header's counts."""
+
+    index: int
+    leaf: bytes
+    size: int
+    first_seq: int
+    next_seq: int
+    records: int
+    missing: int
+    raw_size: int
+
+
+def reconcile(
+    state: SessionState,
+    manifest: Manifest,
+    manifest_bytes: bytes,
+    checkpoint: str,
+    chunks: Sequence[StoredChunk],
+) -> list[str]:
+    """One sentence for each thing that is missing or does not add up; empty when complete.
+
+    chunks: in order of their index.
+    """
+    return [
+        *manifest.shortcomings(),
+        *_recorder(state, manifest),
+        *_chunks(manifest, chunks),
+        *_totals(manifest, chunks),
+        *_checkpoint(manifest, manifest_bytes, checkpoint),
+        *_conflicts(state),
+    ]
+
+
+def _recorder(state: SessionState, manifest: Manifest) -> list[str]:
+    if manifest.ended_by == "abandon":
+        if state.next_seq > manifest.next_seq:
+            return [
+                f"the recorder counted {state.next_seq} records before it vanished, "
+                f"{manifest.next_seq} were sealed"
+            ]
+        return []
+    if state.ended_at is not None and state.next_seq != manifest.next_seq:
+        return [f"the recorder sent {state.next_seq} records, {manifest.next_seq} were sealed"]
+    return []
+
+
+def _chunks(manifest: Manifest, chunks: Sequence[StoredChunk]) -> list[str]:
+    found = []
+    present = {chunk.index for chunk in chunks}
+    for index in range(manifest.chunks):
+        if index not in present:
+            found.append(f"chunk {index} of {manifest.chunks} is not stored")
+    extra = sorted(index for index in present if index >= manifest.chunks)
+    found.extend(f"chunk {index} is stored, but the manifest ends before it" for index in extra)
+    seq = 0
+    for chunk in chunks:
+        if chunk.index < manifest.chunks and chunk.first_seq != seq and chunk.index - 1 in present:
+            found.append(f"chunk {chunk.index} starts at record {chunk.first_seq}, not at {seq}")
+        seq = chunk.next_seq
+    return found
+
+
+def _totals(manifest: Manifest, chunks: Sequence[StoredChunk]) -> list[str]:
+    if len(chunks) != manifest.chunks:
+        return []  # said already; the totals cannot agree
+    tally = manifest.tally
+    recorded = sum(tally.counts.values()) - tally.counts.get("abandon", 0)
+    pairs = [
+        ("records", sum(chunk.records for chunk in chunks), recorded),
+        ("missing records", sum(chunk.missing for chunk in chunks), tally.missing),
+        ("plaintext bytes", sum(chunk.raw_size for chunk in chunks), tally.raw_bytes),
+        ("bytes on disk", sum(chunk.size for chunk in chunks), tally.sealed_bytes),
+        ("sequence numbers", chunks[-1].next_seq if chunks else 0, manifest.next_seq),
+    ]
+    found = [
+        f"storage counts {stored} {what}, the manifest {sealed}"
+        for what, stored, sealed in pairs
+        if stored != sealed
+    ]
+    if root([chunk.leaf for chunk in chunks]).hex() != manifest.root:
+        found.append("the root over the stored leaves is not the manifest's root")
+    return found
+
+
+def _checkpoint(manifest: Manifest, manifest_bytes: bytes, note: str) -> list[str]:
+    try:
+        checkpoint = Checkpoint.parse(split_note(note)[0])
+    except FormatError as error:
+        return [f"the checkpoint cannot be read: {error}"]
+    expected = (manifest.session_id, manifest.chunks, bytes.fromhex(manifest.root))
+    if (checkpoint.session, checkpoint.size, checkpoint.root) != expected:
+        return ["the checkpoint speaks of another session, size or root than the manifest"]
+    if checkpoint.manifest != manifest_hash(manifest_bytes):
+        return ["the checkpoint was signed over another manifest"]
+    return []
+
+
+def _conflicts(state: SessionState) -> list[str]:
+    if not state.conflicts:
+        return []
+    return [f"{state.conflicts} chunks or manifests that differ from the first ones were refused"]
