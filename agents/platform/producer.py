@@ -30,8 +30,9 @@ from aiokafka.errors import (
 )
 from aiokafka.structs import RecordMetadata
 
+from agents.platform.broker import unreachable
 from agents.platform.metrics import Metrics
-from agents.platform.retry import BrokerUnreachable, Transient
+from agents.platform.retry import Transient
 from agents.platform.settings import Settings
 from schemas.errors import LucidError
 
@@ -64,14 +65,6 @@ def create_producer(
         max_request_size=max_record + REQUEST_OVERHEAD,
         linger_ms=linger_ms,
         request_timeout_ms=int(timeout * 1000),
-    )
-
-
-def unreachable(settings: Settings, error: object) -> BrokerUnreachable:
-    """The error of a broker that does not answer, with what to do."""
-    return BrokerUnreachable(
-        f"no Kafka broker answers at {settings.kafka_servers()} ({error})",
-        hint="Start one with `lucid stack up`, or set LUCID_KAFKA to yours",
     )
 
 

@@ -1,0 +1,72 @@
+"""Is a Kafka broker there, and does it still answer?
+
+await wait_for_broker(settings, seconds=20)     raises BrokerUnreachable
+async with BrokerProbe(settings) as probe:
+    await probe.check()                                    raises BrokerUnreachable
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Self
+
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import KafkaError
+
+from agents.platform.retry import Backoff, BrokerUnreachable, Deadline, retry
+from agents.platform.settings import Settings
+
+ANSWER_SECONDS = 2.0
+
+
+def unreachable(settings: Settings, error: object) -> BrokerUnreachable:
+    """The error of a broker that does not answer, with what to do."""
+    return BrokerUnreachable(
+        f"no Kafka broker answers at {settings.kafka_servers()} ({error})",
+        hint="Start one with `lucid stack up`, or set LUCID_KAFKA to yours",
+    )
+
+
+class BrokerProbe:
+    """Asks a broker for its metadata, over one connection of its own."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._client: AIOKafkaClient | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection; a later check opens another."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+    async def check(self) -> None:
+        """Raise BrokerUnreachable unless a broker answers within 2 s."""
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await self._ask()
+        except (KafkaError, TimeoutError, OSError) as error:
+            await self.close()
+            raise unreachable(self._settings, error or "no answer") from error
+
+    async def _ask(self) -> None:
+        if self._client is None:
+            self._client = AIOKafkaClient(
+                bootstrap_servers=self._settings.kafka_servers(),
+                client_id="lucid-health",
+                request_timeout_ms=int(ANSWER_SECONDS * 1000),
+            )
+            await self._client.bootstrap()
+        await self._client.fetch_all_metadata()
+
+
+async def wait_for_broker(settings: Settings, *, seconds: float = 20.0) -> None:
+    """Return once a broker answers; raises BrokerUnreachable when none does in time."""
+    async with BrokerProbe(settings) as probe:
+        await retry(probe.check, backoff=Backoff(0.1, 2.0), deadline=Deadline(seconds))
