@@ -118,8 +118,11 @@ Prepare = Callable[[Service], AbstractAsyncContextManager[None]]
 
 
 def version() -> str:
-    """The installed version of Lucid."""
-    return importlib.metadata.version("lucid-recorder")
+    """The installed version of Lucid; `unknown` in a checkout that is not installed."""
+    try:
+        return importlib.metadata.version("lucid-recorder")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def make_service(name: str, settings: Settings, section: ListeningSection) -> Service:
@@ -137,9 +140,9 @@ async def with_broker(service: Service) -> AsyncIterator[None]:
 
     Raises BrokerUnreachable, or the contract's errors with the difference.
     """
+    await wait_for_broker(service.settings, seconds=START_WITHIN)
     from agents.platform.contract import ensure_contract
 
-    await wait_for_broker(service.settings, seconds=START_WITHIN)
     comparison = ensure_contract(service.settings)
     if inspect.isawaitable(comparison):
         await comparison
