@@ -55,6 +55,7 @@ class Verdict(StrEnum):
     CATALOG_MISMATCH = "CatalogMismatch"
     MISSING_MANIFEST = "MissingManifest"
     MALFORMED_MANIFEST = "MalformedManifest"
+    UNKNOWN_MANIFEST_VERSION = "UnknownManifestVersion"
     MANIFEST_MISMATCH = "ManifestMismatch"
     TALLY_MISMATCH = "TallyMismatch"
     MISSING_CHECKPOINT = "MissingCheckpoint"
@@ -135,6 +136,9 @@ _MEANINGS = {
     ),
     Verdict.MALFORMED_MANIFEST: _Meaning(
         Area.MANIFEST, _F, "Restore the manifest from a backup or a bundle"
+    ),
+    Verdict.UNKNOWN_MANIFEST_VERSION: _Meaning(
+        Area.MANIFEST, _F, "Check it with a newer Lucid; if there is none, the bytes were changed"
     ),
     Verdict.MANIFEST_MISMATCH: _Meaning(Area.MANIFEST, _F, _EVIDENCE),
     Verdict.TALLY_MISMATCH: _Meaning(Area.MANIFEST, _F, _EVIDENCE),

@@ -227,7 +227,7 @@ class _Reading:
             content.interruptions_total += record.kind is Kind.GAP
             return
         if isinstance(control, Open):
-            content.opened = control
+            content.opened = content.opened or control
             self._recorder = self._recorder or Verifier.parse(control.recorder)
         elif isinstance(control, Gap):
             self._note_interruption(record.seq, control)

@@ -6,6 +6,7 @@ Each function adds what it finds to a `Found` and gives back what could be read.
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -52,9 +53,23 @@ def check_manifest(data: bytes | None, ended: bool, found: Found) -> Manifest | 
         manifest = read_manifest(data)
         Verifier.parse(manifest.recorder)
     except FormatError as error:
-        found.add(Verdict.MALFORMED_MANIFEST, error.what)
+        version = _other_version(data)
+        if version is not None:
+            what = f"the manifest has version {version}, this reader knows 1"
+            found.add(Verdict.UNKNOWN_MANIFEST_VERSION, what)
+        else:
+            found.add(Verdict.MALFORMED_MANIFEST, error.what)
         return None
     return manifest
+
+
+def _other_version(data: bytes) -> int | None:
+    """The version of a JSON object that has another one than this reader knows."""
+    try:
+        version = json.loads(data)["version"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return version if type(version) is int and version != 1 else None
 
 
 def parse_checkpoint(data: bytes | None, ended: bool, found: Found) -> Checkpoint | None:
