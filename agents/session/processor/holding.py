@@ -24,7 +24,7 @@ _LENGTH_SIZE = 4
 
 
 def _unlinked(folder: Path) -> BinaryIO:
-    return cast(BinaryIO, tempfile.TemporaryFile(dir=folder, buffering=0))  # noqa: SIM115
+    return cast(BinaryIO, tempfile.TemporaryFile(dir=folder, buffering=0))
 
 
 class SpillKey:

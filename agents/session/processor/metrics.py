@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from agents.session.processor.holding import HoldingBudget
 from schemas.chunks import Chunk
 from schemas.frames import FrameRecord, Kind
 
@@ -11,7 +12,13 @@ from schemas.frames import FrameRecord, Kind
 class ProcessorMetrics:
     """Prometheus metrics of one processor."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, holding: HoldingBudget) -> None:
+        held = Gauge("lucid_open_chunks_bytes", "Memory that open chunks take", registry=registry)
+        held.set_function(holding.memory)
+        spilled = Gauge(
+            "lucid_spilled_bytes", "Bytes spilled to disk since the start", registry=registry
+        )
+        spilled.set_function(lambda: holding.spilled)
         self.open_sessions = Gauge(
             "lucid_sessions_active", "Sessions that are being cut", registry=registry
         )

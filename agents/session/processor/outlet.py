@@ -11,6 +11,7 @@ import asyncio
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.structs import RecordMetadata
+from schemas.stored import ChunkRecord, ManifestRecord
 
 from agents.platform.contract import Contract
 from agents.platform.deadletters import DeadLetters, Refusable
@@ -22,7 +23,6 @@ from schemas.errors import FormatError, LucidError
 from schemas.manifests import Manifest, checkpoint_of
 from schemas.notes import Signer
 from schemas.progress import SessionProgress, read_progress
-from schemas.stored import ChunkRecord, ManifestRecord
 
 log = structlog.get_logger(__name__)
 
@@ -125,9 +125,7 @@ class Outlet:
         return [progress for progress in found.values() if progress is not None]
 
     @staticmethod
-    def _merge(
-        found: dict[bytes, SessionProgress | None], key: bytes, value: bytes | None
-    ) -> None:
+    def _merge(found: dict[bytes, SessionProgress | None], key: bytes, value: bytes | None) -> None:
         if value is None:
             found[key] = None
             return

@@ -1,0 +1,222 @@
+"""Identities on disk: who signs, who can open session keys, whom a recorder wraps for.
+
+    KEYS/recorder.key, .vkey          signs commitments (Ed25519, C2SP note keys)
+    KEYS/processor.key, .vkey         signs checkpoints
+    KEYS/processor.age, .age.pub      opens session keys (age X25519)
+    KEYS/auditor.age, .age.pub        opens session keys
+    KEYS/recipients.txt               age recipients a recorder wraps for, a line each
+    KEYS/trusted.txt                  verifier keys that `lucid verify` trusts, a line each
+
+KeyProblem
+├── KeyMissing          no such file
+├── KeyUnreadable       cannot be read, or is not what it should be
+└── KeyPermissions      a private file that others may read
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import pyrage
+
+from agents.platform.settings import Settings
+from schemas.datakey import check_recipient
+from schemas.errors import FormatError, LucidError
+from schemas.notes import Signer, Verifier
+
+Role = Literal["recorder", "processor", "auditor"]
+ROLES: tuple[Role, ...] = get_args(Role)
+MAX_KEY_FILE = 1024 * 1024
+RECIPIENTS = "recipients.txt"
+TRUSTED = "trusted.txt"
+
+
+class KeyProblem(LucidError):
+    """A key file cannot be used."""
+
+    exit_status = 78
+
+
+class KeyMissing(KeyProblem):
+    """A key file does not exist."""
+
+
+class KeyUnreadable(KeyProblem):
+    """A key file cannot be read, or holds something else."""
+
+
+class KeyPermissions(KeyProblem):
+    """A private key file that others than its owner may read."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFile:
+    """One line of `lucid keys show`; `public` is what may be given to others."""
+
+    name: str
+    role: str
+    kind: str
+    public: str
+    path: Path
+    mode: str
+
+
+# Reading --------------------------------------------------------------------------------------
+
+
+def _read(path: Path, *, private: bool) -> str:
+    try:
+        with path.open("rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            if private and mode & 0o077:
+                raise KeyPermissions(
+                    f"{path} is a private key with mode {mode:04o}", hint=f"chmod 600 {path}"
+                )
+            return file.read(MAX_KEY_FILE).decode("utf-8")
+    except FileNotFoundError as error:
+        raise KeyMissing(
+            f"there is no key file {path}", hint="`lucid keys init` makes keys"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise KeyUnreadable(f"cannot read the key file {path}: {error}") from error
+
+
+def _lines(text: str) -> list[str]:
+    stripped = (line.strip() for line in text.splitlines())
+    return [line for line in stripped if line and not line.startswith("#")]
+
+
+def load_signer(settings: Settings, role: Role) -> Signer:
+    """The signing key of the recorder or the processor; raises KeyProblem."""
+    path = settings.keys_dir / f"{role}.key"
+    try:
+        return Signer.parse(_read(path, private=True))
+    except FormatError as error:
+        raise KeyUnreadable(f"{path}: {error}") from error
+
+
+def load_identities(path: Path) -> list[str]:
+    """The age identities of a file, `#` lines left out; raises KeyProblem. The result is secret."""
+    found = _lines(_read(path, private=True))
+    try:
+        for line in found:
+            pyrage.x25519.Identity.from_str(line)
+    except pyrage.IdentityError:
+        found = []
+    if not found:
+        raise KeyUnreadable(
+            f"{path} holds no age X25519 identity", hint="Identities start with AGE-SECRET-KEY-1"
+        )
+    return found
+
+
+def load_recipients(settings: Settings) -> list[str]:
+    """Whom session keys are wrapped for, without repetition; raises KeyProblem."""
+    path = settings.keys_dir / RECIPIENTS
+    found = list(dict.fromkeys(_lines(_read(path, private=False))))
+    try:
+        for line in found:
+            check_recipient(line)
+    except FormatError as error:
+        raise KeyUnreadable(f"{path}: {error}") from error
+    if not found:
+        raise KeyUnreadable(f"{path} names no recipient", hint="Add the processor's age1… line")
+    return found
+
+
+def load_verifiers(path: Path) -> list[Verifier]:
+    """The verifier keys of a file; raises KeyProblem."""
+    try:
+        return [Verifier.parse(line) for line in _lines(_read(path, private=False))]
+    except FormatError as error:
+        raise KeyUnreadable(f"{path}: {error}") from error
+
+
+def load_trusted(settings: Settings) -> list[Verifier]:
+    """The verifier keys that this installation trusts, none without a file."""
+    try:
+        return load_verifiers(settings.keys_dir / TRUSTED)
+    except KeyMissing:
+        return []
+
+
+# Making ---------------------------------------------------------------------------------------
+
+
+def init_keys(settings: Settings, roles: Sequence[Role] = ROLES) -> list[KeyFile]:
+    """Make what does not exist yet for the roles; never replaces a key. Returns all keys."""
+    folder = settings.keys_dir
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for role in roles:
+        if role != "auditor":
+            _make_signer(folder, role, settings.host)
+        if role != "recorder":
+            _make_identity(folder, role)
+    return show_keys(settings)
+
+
+def _make_signer(folder: Path, role: Role, host: str) -> None:
+    name = "".join(char if char.isalnum() or char in "-._" else "-" for char in host) or "host"
+
+    def make() -> str:
+        return Signer(f"{name}/{role}", os.urandom(32)).to_text()
+
+    path = folder / f"{role}.key"
+    _create(path, make)
+    verifier = Signer.parse(_read(path, private=True)).verifier
+    _create(folder / f"{role}.vkey", lambda: str(verifier), mode=0o644)
+    _append(folder / TRUSTED, str(verifier))
+
+
+def _make_identity(folder: Path, role: Role) -> None:
+    path = folder / f"{role}.age"
+    _create(path, lambda: str(pyrage.x25519.Identity.generate()))
+    identity = pyrage.x25519.Identity.from_str(load_identities(path)[0])
+    public = str(identity.to_public())
+    _create(folder / f"{role}.age.pub", lambda: public, mode=0o644)
+    _append(folder / RECIPIENTS, public)
+
+
+def _create(path: Path, make: Callable[[], str], mode: int = 0o600) -> None:
+    """Write a new file, with its mode from the first moment on; leave an existing one alone."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    except FileExistsError:
+        return
+    except OSError as error:
+        raise KeyUnreadable(f"cannot write the key file {path}: {error}") from error
+    with os.fdopen(descriptor, "w") as file:
+        file.write(make() + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _append(path: Path, line: str) -> None:
+    known = _lines(_read(path, private=False)) if path.exists() else []
+    if line not in known:
+        with path.open("a") as file:
+            file.write(line + "\n")
+
+
+def show_keys(settings: Settings) -> list[KeyFile]:
+    """All keys of the folder, public parts only; raises KeyMissing when there are none."""
+    folder = settings.keys_dir
+    found = []
+    for role in ROLES:
+        for private, public, kind in (
+            (f"{role}.key", f"{role}.vkey", "Ed25519, signs"),
+            (f"{role}.age", f"{role}.age.pub", "age X25519, opens session keys"),
+        ):
+            path = folder / (private if (folder / private).exists() else public)
+            if path.exists():
+                mode = f"{stat.S_IMODE(path.stat().st_mode):04o}"
+                shown = _read(folder / public, private=False).strip()
+                found.append(KeyFile(path.name, role, kind, shown, path, mode))
+    if not found:
+        raise KeyMissing(f"there are no keys in {folder}", hint="`lucid keys init` makes them")
+    return found

@@ -1,0 +1,18 @@
+"""What all commands print with: one console each for results and for people, and JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+errors = Console(stderr=True, highlight=False)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output, keys in the order given."""
+    typer.echo(json.dumps(value, indent=2, default=str))

@@ -1,0 +1,25 @@
+"""`lucid run SERVICE`: one service in the foreground, until SIGTERM or Ctrl-C."""
+
+from __future__ import annotations
+
+import importlib
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+
+class ServiceName(StrEnum):
+    """The services that can be run."""
+
+    RECORDER = "recorder"
+    PROCESSOR = "processor"
+    STORAGE = "storage"
+    PIPELINE = "pipeline"
+
+
+def run(service: Annotated[ServiceName, typer.Argument(help="Which service to run.")]) -> None:
+    """Run one service in the foreground; SIGTERM or Ctrl-C stops it cleanly."""
+    # Imported here, so that a service loads only what it needs itself.
+    agent = importlib.import_module(f"agents.session.{service.value}.agent")
+    raise typer.Exit(agent.main())

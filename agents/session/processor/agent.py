@@ -1,0 +1,69 @@
+"""`lucid run processor`: frame records in; chunks, manifests and progress out."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+
+from aiokafka import TopicPartition
+
+from agents.platform.contract import load_contract
+from agents.platform.dataplane import Fail, Runner
+from agents.platform.deadletters import DeadLetters
+from agents.platform.keys import load_identities, load_signer
+from agents.platform.producer import Producer
+from agents.platform.service import Part, Service, run_service
+from agents.platform.settings import Settings
+from agents.session.processor.holding import HoldingBudget
+from agents.session.processor.metrics import ProcessorMetrics
+from agents.session.processor.outlet import Outlet
+from agents.session.processor.settings import ProcessorSettings
+from agents.session.processor.worker import FramesWorker, Shared
+
+NAME = "processor"
+
+
+def main() -> int:
+    """Run the service; returns its exit status."""
+    return run_service(NAME, Settings.load(), ProcessorSettings.load(), build)
+
+
+@asynccontextmanager
+async def build(service: Service) -> AsyncIterator[Sequence[Part]]:
+    """The processor's one part: its runner over `session.frames`."""
+    settings, section = service.settings, service.section
+    assert isinstance(section, ProcessorSettings)
+    identities = load_identities(section.identity or settings.keys_dir / "processor.age")
+    signer = load_signer(settings, "processor")
+    contract = load_contract(settings)
+    largest = max(topic.max_record for topic in contract.topics.values())
+    async with Producer(settings, max_record=largest, metrics=service.metrics) as producer:
+        letters = DeadLetters(
+            producer,
+            topic=contract.topic("dead.letters").full_name,
+            service=NAME,
+            metrics=service.metrics,
+        )
+        outlet = Outlet(producer, letters, contract, settings.kafka_servers(), signer)
+        service.stop.on_set.append(outlet.close)
+        holding = HoldingBudget(int(section.hold_limit), settings.scratch_dir)
+        metrics = ProcessorMetrics(service.metrics.registry, holding)
+        with ThreadPoolExecutor(section.threads, thread_name_prefix="seal") as pool:
+            shared = Shared(outlet, identities, pool, holding, metrics)
+
+            def make_worker(
+                partition: TopicPartition, committed: int | None, fail: Fail
+            ) -> FramesWorker:
+                return FramesWorker(partition, committed, shared, fail)
+
+            runner = Runner(
+                servers=settings.kafka_servers(),
+                group=f"{settings.topic_prefix}{NAME}",
+                topics=[contract.topic("session.frames").full_name],
+                make_worker=make_worker,
+                busy_limit=int(section.busy_limit),
+                fetch_bytes=int(section.fetch_bytes),
+            )
+            service.health.add("runner", runner.healthy)
+            yield [runner]
