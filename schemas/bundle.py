@@ -244,6 +244,9 @@ class Bundle:
     def listing(self) -> Mapping[int, Expected] | None:
         return self._leaves
 
+    def disagreements(self) -> list[str]:
+        return []
+
     def present(self) -> Collection[int]:
         return self._chunks.keys()
 

@@ -51,7 +51,8 @@ class SessionSource(Protocol):
     name: `catalog` or `bundle`. session: the id asked for, None to take the documents' own.
     ended: whether the source knows that the session has ended. recorder_key, processor_key:
     verifier keys named beside the documents. `listing` gives each chunk's leaf as the
-    source lists it, None if it has no list; `present` the indexes of chunks whose bytes it
+    source lists it, None if it has no list; `disagreements` says where the source's own
+    parts differ from each other; `present` gives the indexes of chunks whose bytes it
     has; `chunk` those bytes (of a larger one at least MAX_CHUNK + 1), None if there are none.
     """
 
@@ -69,6 +70,7 @@ class SessionSource(Protocol):
     def checkpoint(self) -> bytes | None: ...
     def wrapped_key(self) -> bytes | None: ...
     def listing(self) -> Mapping[int, Expected] | None: ...
+    def disagreements(self) -> list[str]: ...
     def present(self) -> Collection[int]: ...
     def chunk(self, index: int) -> bytes | None: ...
 
@@ -114,6 +116,8 @@ class SessionCheck:
             self._signers = check_signers(note, access, named, recorder, found)
         if self._manifest is not None:
             check_closing_note(self._manifest, source.recorder_key, access, found)
+        for what in source.disagreements():
+            found.add(Verdict.CATALOG_MISMATCH, what)
         wrapped = source.wrapped_key()
         self._key = open_key(wrapped, self._session, self._manifest, access, found)
         self._recorder = Verifier.parse(self._manifest.recorder) if self._manifest else None

@@ -9,7 +9,7 @@ import hashlib
 import random
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 from uuid import UUID
 
@@ -335,6 +335,7 @@ class MemorySource:
     processor_key: str | None = None
     ended: bool = True
     name: str = "catalog"
+    differing: list[str] = field(default_factory=list)
 
     @classmethod
     def of(cls, made: MadeSession, processor_key: str | None = None) -> MemorySource:
@@ -362,6 +363,9 @@ class MemorySource:
 
     def listing(self) -> Mapping[int, Expected] | None:
         return self.listed
+
+    def disagreements(self) -> list[str]:
+        return self.differing
 
     def present(self) -> Collection[int]:
         return self.chunks.keys()

@@ -8,6 +8,7 @@ async with BrokerProbe(settings) as probe:
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import Self
 
 from aiokafka.client import AIOKafkaClient
@@ -15,8 +16,13 @@ from aiokafka.errors import KafkaError
 
 from agents.platform.retry import Backoff, BrokerUnreachable, Deadline, retry
 from agents.platform.settings import Settings
+from schemas.errors import ContractError
 
 ANSWER_SECONDS = 2.0
+
+
+class TopicMissing(ContractError):
+    """A topic that this process works on is not there."""
 
 
 def unreachable(settings: Settings, error: object) -> BrokerUnreachable:
@@ -48,14 +54,28 @@ class BrokerProbe:
 
     async def check(self) -> None:
         """Raise BrokerUnreachable unless a broker answers within 2 s."""
+        await self._topics()
+
+    async def require(self, topics: Iterable[str]) -> None:
+        """Raise TopicMissing unless each topic is there.
+
+        Faust ignores a topic that does not exist when it starts, for ever.
+        """
+        missing = sorted(set(topics) - await self._topics())
+        if missing:
+            raise TopicMissing(
+                f"the broker has no topic {', '.join(missing)}", hint="Run `lucid topics apply`"
+            )
+
+    async def _topics(self) -> set[str]:
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                await self._ask()
+                return await self._ask()
         except (KafkaError, TimeoutError, OSError) as error:
             await self.close()
             raise unreachable(self._settings, error or "no answer") from error
 
-    async def _ask(self) -> None:
+    async def _ask(self) -> set[str]:
         if self._client is None:
             self._client = AIOKafkaClient(
                 bootstrap_servers=self._settings.kafka_servers(),
@@ -63,7 +83,8 @@ class BrokerProbe:
                 request_timeout_ms=int(ANSWER_SECONDS * 1000),
             )
             await self._client.bootstrap()
-        await self._client.fetch_all_metadata()
+        metadata = await self._client.fetch_all_metadata()
+        return set(metadata.topics())
 
 
 async def wait_for_broker(settings: Settings, *, seconds: float = 20.0) -> None:

@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import structlog
@@ -92,6 +92,44 @@ class PartitionWorker(Protocol):
 
 
 Fail = Callable[[BaseException], None]
+
+
+class Tasks:
+    """Work that runs beside the loop, with the bytes that it holds until it ends.
+
+    What a task raises reaches `fail`.
+    """
+
+    def __init__(self, fail: Fail) -> None:
+        self._fail = fail
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.busy = 0
+
+    def spawn(self, work: Coroutine[None, None, None], size: int) -> None:
+        """Start `work`; its `size` counts as busy until it has ended."""
+        self.busy += size
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self.busy -= size
+            self._tasks.discard(task)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                self._fail(error)
+
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(ended)
+
+    async def drain(self, deadline: Deadline) -> None:
+        """Wait for what runs, as far as the deadline allows."""
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=deadline.remaining())
+
+    def cancel(self) -> None:
+        """Give up what runs."""
+        for task in set(self._tasks):
+            task.cancel()
+
+
 MakeWorker = Callable[[TopicPartition, int | None, Fail], PartitionWorker]
 
 
@@ -265,5 +303,5 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
         """aiokafka logs and forgets what its listeners raise; the loop must hear of it."""
         try:
             yield
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - handed on to run()
             self._fail(error)

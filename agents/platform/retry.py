@@ -1,6 +1,7 @@
 """What passes by itself: the error type, the pauses between tries, the shared deadline.
 
 LucidError
+├── Permanent             no other try will ever succeed: the record becomes a dead letter
 └── Transient             worth another try, unchanged, in `retry_after` seconds
     └── Unreachable       a server does not answer
         ├── BrokerUnreachable
@@ -23,6 +24,12 @@ from typing import TypeVar
 from schemas.errors import LucidError
 
 Result = TypeVar("Result")
+
+
+class Permanent(LucidError):
+    """What a record asks for cannot be done, now or later."""
+
+    exit_status = 65  # EX_DATAERR of sysexits.h
 
 
 class Transient(LucidError):

@@ -381,6 +381,9 @@ DOCUMENTS: dict[str, tuple[Callable[[MemorySource], None], set[str]]] = {
     "another recorder's key": (
         _assign(recorder_key=str(STRANGER.verifier)), {"ManifestMismatch"},
     ),
+    "a catalog that differs from its files": (
+        _assign(differing=["the catalog has another manifest.json"]), {"CatalogMismatch"},
+    ),
     "no wrapped key": (_assign(wrapped=None), {"MissingKey"}),
     "a wrapped key's byte changed": (_assign(wrapped=flip(MADE.wrapped, 200)), {"KeyMismatch"}),
     "a wrapped key wrapped anew": (
@@ -407,6 +410,13 @@ def test_damage_to_a_document_has_its_own_verdict(case: str) -> None:
     assert verdicts(report) == expected
     assert report.exit_status == 1
     assert len(report.chunks) == len(MADE.chunks)
+
+
+def test_another_trusted_recorder_signs_no_checkpoints() -> None:
+    recorder = Signer("desk/recorder", b"\x08" * 32)
+    source = source_of()
+    source.note = signed(recorder)
+    assert verdicts(verify(source, Access((recorder.verifier,)))) == {"UntrustedSigner"}
 
 
 def test_a_wrong_identity_has_its_own_verdict() -> None:

@@ -11,7 +11,6 @@ import asyncio
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.structs import RecordMetadata
-from schemas.stored import ChunkRecord, ManifestRecord
 
 from agents.platform.contract import Contract
 from agents.platform.deadletters import DeadLetters, Refusable
@@ -23,6 +22,7 @@ from schemas.errors import FormatError, LucidError
 from schemas.manifests import Manifest, checkpoint_of
 from schemas.notes import Signer
 from schemas.progress import SessionProgress, read_progress
+from schemas.stored import ChunkRecord, ManifestRecord
 
 log = structlog.get_logger(__name__)
 

@@ -7,7 +7,7 @@ the broker, then its manifest if it was the last, then its progress.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -15,7 +15,7 @@ from typing import TypeAlias
 import structlog
 from aiokafka import ConsumerRecord, TopicPartition
 
-from agents.platform.dataplane import Fail, OffsetTracker
+from agents.platform.dataplane import Fail, OffsetTracker, Tasks
 from agents.platform.retry import Deadline
 from agents.session.processor.chunker import Cut, NoOpenRecord
 from agents.session.processor.holding import HoldingBudget
@@ -52,11 +52,9 @@ class FramesWorker:
         self._partition = partition.partition
         self._committed = committed or 0
         self._shared = shared
-        self._fail = fail
         self._tracker = OffsetTracker()
         self._sessions: dict[str, Session] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._busy = 0
+        self._tasks = Tasks(fail)
 
     async def start(self) -> None:
         """Take up every session that the partition's progress records speak of."""
@@ -84,7 +82,7 @@ class FramesWorker:
                 self._route(raw)
             except LucidError as error:
                 self._tracker.add(raw.offset)
-                self._spawn(self._refuse(raw, error), len(raw.value or b""))
+                self._tasks.spawn(self._refuse(raw, error), len(raw.value or b""))
         await self._shared.holding.trim()
 
     def _route(self, raw: Record) -> None:
@@ -99,7 +97,7 @@ class FramesWorker:
         else:
             self._tracker.skip(raw.offset)
         for cut in cuts:
-            self._spawn(self._publish(session, cut), cut.raw_size)
+            self._tasks.spawn(self._publish(session, cut), cut.raw_size)
 
     def _session_of(self, record: FrameRecord, offset: int) -> Session:
         session = self._sessions.get(str(record.session))
@@ -115,20 +113,6 @@ class FramesWorker:
         log.info("session opened", session=str(record.session), partition=self._partition,
                  offset=offset)  # fmt: skip
         return session
-
-    def _spawn(self, work: Coroutine[None, None, None], size: int) -> None:
-        """Run `work` beside the loop; its `size` counts as in flight until it ends."""
-        self._busy += size
-
-        def ended(task: asyncio.Task[None]) -> None:
-            self._busy -= size
-            self._tasks.discard(task)
-            if not task.cancelled() and (error := task.exception()) is not None:
-                self._fail(error)
-
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(ended)
 
     async def _publish(self, session: Session, cut: Cut) -> None:
         outlet, loop = self._shared.outlet, asyncio.get_running_loop()
@@ -157,7 +141,7 @@ class FramesWorker:
         return self._tracker.position()
 
     def busy(self) -> int:
-        return self._busy
+        return self._tasks.busy
 
     async def committed(self, offset: int) -> None:
         """Drop the sessions that ended before `offset`: nothing of them is read again."""
@@ -168,12 +152,10 @@ class FramesWorker:
                 del self._sessions[name]
 
     async def drain(self, deadline: Deadline) -> None:
-        if self._tasks:
-            await asyncio.wait(set(self._tasks), timeout=max(0.0, deadline.remaining()))
+        await self._tasks.drain(deadline)
 
     async def close(self) -> None:
-        for task in set(self._tasks):
-            task.cancel()
+        self._tasks.cancel()
         for session in self._sessions.values():
             self._shared.holding.forget(session.chunker)
             session.chunker.held.discard()

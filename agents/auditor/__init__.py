@@ -1,0 +1,1 @@
+"""Reading back: sessions, verification, bundles and exports, for whoever checks a recording."""

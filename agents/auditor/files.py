@@ -1,0 +1,89 @@
+"""Files that a command writes for its user: whole or not at all, and never by surprise.
+
+FileProblem
+├── FileExists        there is one already
+└── FileUnwritable    the disk or its permissions do not take it
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from schemas.errors import LucidError
+
+
+class FileProblem(LucidError):
+    """An output file cannot be written."""
+
+    exit_status = 73  # EX_CANTCREAT of sysexits.h
+
+
+class FileExists(FileProblem):
+    """The output file exists, and nobody said to replace it."""
+
+
+class FileUnwritable(FileProblem):
+    """Writing the output file failed."""
+
+
+@contextmanager
+def whole_file(path: Path, *, force: bool) -> Iterator[Path]:
+    """A new file beside `path` to write to; takes its name, durably, once it is whole.
+
+    Raises FileExists, unless `force`, and FileUnwritable, also for an OSError of the body.
+    """
+    if path.is_dir():
+        raise FileUnwritable(f"{path} is a folder", hint="Name a file in it")
+    if path.exists() and not force:
+        raise FileExists(f"{path} exists already", hint="--force replaces it")
+    temporary: Path | None = None
+    try:
+        # The suffix stays the last one: libraries tell formats by it.
+        handle, name = tempfile.mkstemp(
+            prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent
+        )
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        _publish(temporary, path, force)
+        temporary = None
+    except OSError as error:
+        raise FileUnwritable(
+            f"cannot write {path}: {error.strerror or error}",
+            hint="Choose a folder that exists, is yours and has room",
+        ) from error
+    finally:
+        if temporary is not None:
+            with suppress(OSError):
+                temporary.unlink()
+
+
+def _publish(temporary: Path, path: Path, force: bool) -> None:
+    descriptor = os.open(temporary, os.O_RDWR)
+    try:
+        os.fchmod(descriptor, 0o600)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    if force:
+        os.replace(temporary, path)
+    else:
+        _link(temporary, path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _link(temporary: Path, path: Path) -> None:
+    """Give the file its name unless somebody else took it meanwhile."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError as error:
+        raise FileExists(f"{path} appeared meanwhile", hint="--force replaces it") from error
+    temporary.unlink()

@@ -1,0 +1,293 @@
+"""Sessions as the catalog and the store have them: listed, shown, and as a source to verify.
+
+LucidError
+└── UnknownSession      neither the catalog nor the store has anything of it
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from agents.platform.blobs import CHECKPOINT, KEY, MANIFEST, Blobs, StoreFailed, chunk_name
+from agents.platform.catalog import Catalog, Document
+from agents.platform.settings import Settings
+from schemas.errors import FormatError, LucidError
+from schemas.manifests import Manifest, read_manifest
+from schemas.notes import Verifier, split_note
+from schemas.verify_chunk import MAX_CHUNK, Expected
+
+MAX_DOCUMENT = 4 * 1024**2
+OVER = frozenset({"processing", "completed", "incomplete"})
+"""States of a session that has ended (agents/session/pipeline/states.py writes them)."""
+
+
+class UnknownSession(LucidError):
+    """No service has stored anything under this session id."""
+
+    exit_status = 66  # EX_NOINPUT of sysexits.h
+
+
+# A session to verify ----------------------------------------------------------------------------
+
+
+@dataclass
+class StoredSession:
+    """A SessionSource over the store's files and what the catalog says of them."""
+
+    session: UUID
+    blobs: Blobs
+    listed: Mapping[int, Expected]
+    ended: bool
+    catalog_manifest: bytes | None = None
+    catalog_checkpoint: bytes | None = None
+    trusted: Sequence[Verifier] = ()
+    name: str = field(default="catalog", init=False)
+    recorder_key: str | None = field(default=None, init=False)
+
+    @property
+    def processor_key(self) -> str | None:
+        """The trusted key that is named as the checkpoint's signer."""
+        try:
+            _, signatures = split_note((self.checkpoint() or b"").decode())
+        except (FormatError, UnicodeDecodeError):
+            return None
+        signers = {(name, data[:4]) for name, data in signatures}
+        for verifier in self.trusted:
+            if (verifier.name, verifier.key_id) in signers:
+                return str(verifier)
+        return None
+
+    def manifest(self) -> bytes | None:
+        return self._file(MANIFEST)
+
+    def checkpoint(self) -> bytes | None:
+        return self._file(CHECKPOINT)
+
+    def wrapped_key(self) -> bytes | None:
+        return self._file(KEY)
+
+    def listing(self) -> Mapping[int, Expected] | None:
+        return self.listed
+
+    def disagreements(self) -> list[str]:
+        """Where the catalog's documents differ from the files."""
+        found = []
+        pairs = (
+            (MANIFEST, self.manifest(), self.catalog_manifest),
+            (CHECKPOINT, self.checkpoint(), self.catalog_checkpoint),
+        )
+        for name, stored, entered in pairs:
+            if stored != entered and stored is not None and entered is not None:
+                found.append(f"the catalog has another {name} than the store")
+            elif stored != entered:
+                where = "catalog" if stored is None else "store"
+                found.append(f"only the {where} has {name}")
+        return found
+
+    def present(self) -> Collection[int]:
+        try:
+            return self.blobs.chunk_indexes(str(self.session))
+        except OSError as error:
+            raise self._failed("its folder", error) from error
+
+    def chunk(self, index: int) -> bytes | None:
+        return self._file(chunk_name(index), MAX_CHUNK + 1)
+
+    def _file(self, name: str, limit: int = MAX_DOCUMENT) -> bytes | None:
+        """At most `limit` bytes, whatever somebody has put there; raises StoreFailed."""
+        try:
+            with self.blobs.path(str(self.session), name).open("rb") as file:
+                return file.read(limit)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self._failed(name, error) from error
+
+    def _failed(self, name: str, error: OSError) -> StoreFailed:
+        return StoreFailed(
+            f"cannot read {name} of session {self.session}: {error.strerror or error}",
+            hint=f"Look at the permissions and the disk of {self.blobs.root}",
+        )
+
+
+async def find_session(
+    settings: Settings, session: UUID, trusted: Sequence[Verifier] = ()
+) -> StoredSession:
+    """Everything the catalog knows of a session; raises UnknownSession, CatalogUnreachable."""
+    key = str(session)
+    async with Catalog(settings) as catalog:
+        state, entry = await catalog.get("sessions", key), await catalog.get("manifests", key)
+        listed = {
+            int(document["index"]): _expected(document) async for document in catalog.chunks(key)
+        }
+    blobs = Blobs(settings.blobs_dir)
+    if state is None and entry is None and not listed and not blobs.folder(key).is_dir():
+        raise UnknownSession(
+            f"nothing is known of session {key}", hint="`lucid sessions list` shows all sessions"
+        )
+    return StoredSession(
+        session=session,
+        blobs=blobs,
+        listed=listed,
+        ended=_is_over(state),
+        catalog_manifest=_text(entry, "manifest"),
+        catalog_checkpoint=_text(entry, "checkpoint"),
+        trusted=trusted,
+    )
+
+
+def _expected(document: Document) -> Expected:
+    """What a chunk's entry says; a leaf that is none equals no chunk's."""
+    try:
+        leaf = bytes.fromhex(document["leaf"])
+    except (KeyError, TypeError, ValueError):
+        leaf = b""
+    size = document.get("size")
+    return Expected(leaf, size if isinstance(size, int) else -1)
+
+
+def _is_over(state: Document | None) -> bool:
+    return state is not None and state.get("state") in OVER
+
+
+def _text(document: Document | None, name: str) -> bytes | None:
+    value = document.get(name) if document else None
+    return value.encode() if isinstance(value, str) else None
+
+
+# Sessions to look at ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SessionSummary:
+    """A line of `lucid sessions list`; its fields are those of the JSON.
+
+    started: event time in microseconds. seconds: from the first record to the newest known
+    one. frames: null until the session is processed. stored_bytes: of the chunk files.
+    complete: null until it is known.
+    """
+
+    session: str
+    state: str
+    started: int
+    seconds: float
+    frames: int | None
+    records: int
+    chunks: int
+    stored_bytes: int
+    complete: bool | None
+    host: str
+    codec: str
+
+
+@dataclass(frozen=True)
+class SessionDetail:
+    """What `lucid sessions show` says beyond the summary."""
+
+    summary: SessionSummary
+    owner: str
+    project: str
+    source: dict[str, Any]
+    recorder: str
+    recipients: list[str]
+    ended_by: str | None
+    reason: str | None
+    raw_bytes: int
+    missing: int | None
+    interruptions: int | None
+    conflicts: int
+    shortcomings: list[str]
+    root: str | None
+    folder: str
+
+
+async def list_sessions(settings: Settings, limit: int) -> list[SessionSummary]:
+    """The newest sessions first; raises CatalogUnreachable."""
+    async with Catalog(settings) as catalog:
+        states = await catalog.find("sessions", newest_first=True, limit=limit)
+        entries = await asyncio.gather(
+            *(catalog.get("manifests", str(state["_id"])) for state in states)
+        )
+    return [
+        summarize(str(state["_id"]), state, _manifest(entry))
+        for state, entry in zip(states, entries, strict=True)
+    ]
+
+
+async def show_session(settings: Settings, session: UUID) -> SessionDetail:
+    """One session; raises UnknownSession and CatalogUnreachable."""
+    key = str(session)
+    async with Catalog(settings) as catalog:
+        state, entry = await catalog.get("sessions", key), await catalog.get("manifests", key)
+    if state is None and entry is None:
+        raise UnknownSession(
+            f"the catalog knows no session {key}", hint="`lucid sessions list` shows all sessions"
+        )
+    return detail(key, state or {}, _manifest(entry), str(Blobs(settings.blobs_dir).folder(key)))
+
+
+def _manifest(entry: Document | None) -> Manifest | None:
+    """The manifest of a catalog entry; one that cannot be read is for `verify` to judge."""
+    text = _text(entry, "manifest")
+    try:
+        return read_manifest(text) if text is not None else None
+    except FormatError:
+        return None
+
+
+def summarize(session: str, state: Mapping[str, Any], manifest: Manifest | None) -> SessionSummary:
+    """A session's line from its state and, once there is one, its manifest."""
+    opened = state.get("opened") or {}
+    tally = manifest.tally if manifest else None
+    # The id itself says when it was made, in milliseconds (RFC 9562, UUIDs of version 7).
+    started = tally.first_time if tally else opened.get("started") or _id_time(session)
+    until = tally.last_time if tally else state.get("ended_at") or state.get("last_sign") or 0
+    phase = state.get("state", "unknown")
+    settled = {"completed": True, "incomplete": False}.get(phase)
+    return SessionSummary(
+        session=session,
+        state=phase,
+        started=started,
+        seconds=max(until - started, 0) / 1e6,
+        frames=tally.counts.get("frames", 0) if tally else None,
+        records=manifest.next_seq if manifest else state.get("next_seq", 0),
+        chunks=manifest.chunks if manifest else state.get("next_index", 0),
+        stored_bytes=state.get("stored_bytes") or (tally.sealed_bytes if tally else 0),
+        complete=settled,
+        host=manifest.host if manifest else opened.get("host", ""),
+        codec=manifest.codec if manifest else opened.get("codec", ""),
+    )
+
+
+def _id_time(session: str) -> int:
+    return (UUID(session).int >> 80) * 1000
+
+
+def detail(
+    session: str, state: Mapping[str, Any], manifest: Manifest | None, folder: str
+) -> SessionDetail:
+    """Everything the catalog says of a session."""
+    opened = state.get("opened") or {}
+    tally = manifest.tally if manifest else None
+    shortcomings = list(state.get("shortcomings") or [])
+    return SessionDetail(
+        summary=summarize(session, state, manifest),
+        owner=manifest.owner if manifest else opened.get("owner", ""),
+        project=manifest.project if manifest else opened.get("project", ""),
+        source=dict(manifest.source if manifest else opened.get("source", {})),
+        recorder=manifest.recorder if manifest else opened.get("recorder", ""),
+        recipients=manifest.recipients if manifest else [],
+        ended_by=manifest.ended_by if manifest else None,
+        reason=manifest.reason if manifest else state.get("end_reason"),
+        raw_bytes=tally.raw_bytes if tally else state.get("raw_bytes", 0),
+        missing=tally.missing if tally else None,
+        interruptions=tally.interruptions_total if tally else None,
+        conflicts=state.get("conflicts", 0),
+        shortcomings=shortcomings or (manifest.shortcomings() if manifest else []),
+        root=manifest.root if manifest else state.get("root"),
+        folder=folder,
+    )

@@ -1,0 +1,167 @@
+"""Sealed chunks and manifests as files: the first one wins, and a name means a whole file.
+
+    BLOBS/<session id>/00000000.chunk      header ‖ ciphertext
+    BLOBS/<session id>/manifest.json       canonical JSON
+    BLOBS/<session id>/checkpoint.txt      signed note
+    BLOBS/<session id>/key.age             wrapped data key
+    BLOBS/<session id>/conflicts/…         what differed from the first one, by its hash
+
+A file is written under a temporary name, synced, linked to its own name (which fails if
+somebody was first, unlike a rename), and the folder is synced. Folders are 0700, files 0600.
+
+LucidError
+├── MissingFile       the catalog or a manifest speaks of a file that is not there
+└── Transient
+    └── StoreFailed   the disk did not take or give it
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from agents.platform.retry import Transient
+from schemas.errors import LucidError
+
+MANIFEST = "manifest.json"
+CHECKPOINT = "checkpoint.txt"
+KEY = "key.age"
+CONFLICTS = "conflicts"
+_TEMPORARY = ".tmp-"
+_CHUNK = re.compile(r"([0-9]{8,16})\.chunk")
+
+
+class MissingFile(LucidError):
+    """A file that should be in the store is not there."""
+
+
+class StoreFailed(Transient):
+    """The disk refused to write or read; worth another try once its trouble is over."""
+
+
+def chunk_name(index: int) -> str:
+    """The file name of a chunk: its index with 8 digits or more."""
+    return f"{index:08d}.chunk"
+
+
+class Blobs:
+    """The files of all sessions under one folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def folder(self, session: str) -> Path:
+        return self.root / session
+
+    def path(self, session: str, name: str) -> Path:
+        return self.folder(session) / name
+
+    def put(self, session: str, name: str, data: bytes) -> bool:
+        """Store a file unless there is one of that name; whether it was stored.
+
+        Returns once file and folder are on disk, whoever wrote it. Raises StoreFailed.
+        """
+        try:
+            return self._put(self.folder(session), name, data)
+        except OSError as error:
+            raise StoreFailed(
+                f"cannot store {name} of session {session}: {error.strerror or error}",
+                hint=f"Look at the disk of {self.root}; it is tried again until it works",
+            ) from error
+
+    def _put(self, folder: Path, name: str, data: bytes) -> bool:
+        final = folder / name
+        if not folder.is_dir():
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            sync_folder(folder.parent)
+        if final.exists():
+            sync_folder(folder)  # the one that wrote it may have died before its own sync
+            return False
+        temporary = folder / f"{_TEMPORARY}{secrets.token_hex(8)}"
+        try:
+            write_synced(temporary, data)
+            stored = link_first(temporary, final)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_folder(folder)
+        return stored
+
+    def put_conflict(self, session: str, name: str, data: bytes) -> bool:
+        """Keep aside what differs from the first one; `name` carries its hash."""
+        return self.put(f"{session}/{CONFLICTS}", name, data)
+
+    def get(self, session: str, name: str) -> bytes:
+        """A file's content; raises MissingFile or StoreFailed."""
+        try:
+            return self.path(session, name).read_bytes()
+        except FileNotFoundError as error:
+            raise MissingFile(
+                f"session {session} has no file {name}", hint=f"It should be under {self.root}"
+            ) from error
+        except OSError as error:
+            raise StoreFailed(f"cannot read {name} of session {session}: {error}") from error
+
+    def find(self, session: str, name: str) -> bytes | None:
+        """A file's content, None if it is not there."""
+        try:
+            return self.get(session, name)
+        except MissingFile:
+            return None
+
+    def chunk_indexes(self, session: str) -> list[int]:
+        """The indexes of the chunk files that are there, in order."""
+        try:
+            names = [entry.name for entry in self.folder(session).iterdir()]
+        except FileNotFoundError:
+            return []
+        return sorted(int(match[1]) for name in names if (match := _CHUNK.fullmatch(name)))
+
+    def sessions(self) -> Iterator[str]:
+        """The ids of all sessions that have a folder."""
+        if self.root.is_dir():
+            yield from sorted(entry.name for entry in self.root.iterdir() if entry.is_dir())
+
+    def sweep(self) -> int:
+        """Remove temporary files that a crash left; how many. Call it before the first put."""
+        removed = 0
+        for session in self.sessions():
+            for leftover in self.folder(session).rglob(f"{_TEMPORARY}*"):
+                leftover.unlink(missing_ok=True)
+                removed += 1
+        return removed
+
+
+def write_synced(path: Path, data: bytes) -> None:
+    """Write a new private file and sync it; a short write is an error like any other."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def link_first(temporary: Path, final: Path) -> bool:
+    """Give a file its name unless the name is taken; whether it was given."""
+    try:
+        os.link(temporary, final)
+    except OSError as error:
+        if error.errno == errno.EEXIST:
+            return False
+        raise
+    return True
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

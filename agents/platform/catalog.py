@@ -1,0 +1,146 @@
+"""The catalog: everything of Lucid that is in MongoDB, behind this one module.
+
+    chunks      {_id: "<session>:<index>", session, index, leaf, size, …header fields}  insert only
+    manifests   {_id: session, manifest: canonical JSON text, hash, checkpoint}          insert only
+    sessions    {_id: session, …SessionState}                           replaced by version
+    conflicts   {_id: "<session>:<what>:<hash>", …}                                      insert only
+
+Natural ids make every write idempotent and every read by id an indexed one; nothing here
+needs transactions, TTL indexes or pipeline updates. motor's successor
+`pymongo.AsyncMongoClient` is a change of this file alone.
+
+Transient
+└── CatalogUnreachable    (agents/platform/retry.py)
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Self
+
+from motor.motor_asyncio import AsyncIOMotorClient
+from pymongo import ASCENDING, DESCENDING
+from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError
+
+from agents.platform.retry import CatalogUnreachable
+from agents.platform.settings import Settings
+
+Document = dict[str, Any]
+ANSWER_MS = 5000
+_DUPLICATE = 11000
+
+
+@contextmanager
+def _typed() -> Iterator[None]:
+    try:
+        yield
+    except PyMongoError as error:
+        # The driver's own text holds the server's address, never its password.
+        raise CatalogUnreachable(
+            f"the catalog does not answer ({type(error).__name__}: {str(error)[:200]})",
+            hint="Start one with `lucid stack up`, or set LUCID_MONGO to yours",
+        ) from error
+
+
+class Catalog:
+    """A connection to the catalog; every method raises CatalogUnreachable."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._client: AsyncIOMotorClient[Document] = AsyncIOMotorClient(
+            settings.mongo_url(),
+            serverSelectionTimeoutMS=ANSWER_MS,
+            connectTimeoutMS=ANSWER_MS,
+            socketTimeoutMS=30_000,
+            tz_aware=True,
+        )
+        self._database = self._client[settings.database]
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._client.close()
+
+    async def ping(self) -> None:
+        """Raise unless the catalog answers."""
+        with _typed():
+            await self._client.admin.command("ping")
+
+    async def prepare(self) -> None:
+        """Make the indexes that readers need, once they do not exist."""
+        with _typed():
+            await self._database.chunks.create_index([("session", ASCENDING), ("index", ASCENDING)])
+
+    async def insert(self, collection: str, document: Document) -> bool:
+        """Insert a document; whether its `_id` was new."""
+        try:
+            with _typed():
+                await self._database[collection].insert_one(dict(document))
+        except CatalogUnreachable as error:
+            if isinstance(error.__cause__, DuplicateKeyError):
+                return False
+            raise
+        return True
+
+    async def insert_many(self, collection: str, documents: Sequence[Document]) -> set[str]:
+        """Insert documents, those whose `_id` is taken left out; the ids that were taken."""
+        if not documents:
+            return set()
+        try:
+            with _typed():
+                await self._database[collection].insert_many(
+                    [dict(document) for document in documents], ordered=False
+                )
+        except CatalogUnreachable as error:
+            cause = error.__cause__
+            if not isinstance(cause, BulkWriteError):
+                raise
+            failures = cause.details["writeErrors"]
+            if any(failure["code"] != _DUPLICATE for failure in failures):
+                raise
+            return {str(documents[failure["index"]]["_id"]) for failure in failures}
+        return set()
+
+    async def get(self, collection: str, key: str) -> Document | None:
+        """The document with `_id` key."""
+        with _typed():
+            return await self._database[collection].find_one({"_id": key})
+
+    async def put_version(self, collection: str, document: Mapping[str, Any]) -> bool:
+        """Write a document if the stored one is one version older; whether it was written.
+
+        Version 1 is an insert.
+        """
+        if document["version"] == 1:
+            return await self.insert(collection, dict(document))
+        with _typed():
+            result = await self._database[collection].replace_one(
+                {"_id": document["_id"], "version": document["version"] - 1}, dict(document)
+            )
+        return bool(result.matched_count)
+
+    async def find(
+        self,
+        collection: str,
+        query: Mapping[str, Any] | None = None,
+        *,
+        sort: str = "_id",
+        newest_first: bool = False,
+        limit: int = 0,
+    ) -> list[Document]:
+        """Documents that match, in the order of `sort`; 0 is no limit."""
+        order = DESCENDING if newest_first else ASCENDING
+        with _typed():
+            cursor = self._database[collection].find(query or {}).sort(sort, order).limit(limit)
+            return [document async for document in cursor]
+
+    async def chunks(self, session: str) -> AsyncIterator[Document]:
+        """A session's chunk entries in the order of their index."""
+        with _typed():
+            cursor = self._database.chunks.find({"session": session}).sort("index", ASCENDING)
+            async for document in cursor:
+                yield document

@@ -1,0 +1,382 @@
+"""The control plane: events one by one, in order, each acked after its effect.
+
+    control = ControlPlane(settings, "pipeline", letters=letters, metrics=metrics)
+    control.consume("session.events", parse, handle)
+        parse(record) -> model          raises FormatError: the record becomes a dead letter
+        await handle(model, record)     Transient: again, later; Permanent: a dead letter
+    service.health.add("control", control.healthy)
+    yield [control]                     a part of a service: control.run(stop)
+
+Each partition is a lane of its own: its records are handled one after the other, in offset
+order; a record that is tried again and again holds up its own lane. A record is finished
+when its effect, or its dead letter, is on stable storage. Offsets are committed over the
+finished prefix only, in the generation that read them. Any other error of `handle` is a
+bug: nothing is acked, the plane stops with that error, and the record comes again.
+`handle` must be idempotent, for the records of the last second may come twice.
+
+LucidError
+├── SkippedRecords    records are on the broker that Faust did not hand over
+├── ControlCrashed    Faust stopped by itself
+└── Permanent, Transient, FormatError    what parse and handle may raise
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import structlog
+from faust.types import TP, EventT
+
+from agents.platform.broker import BrokerProbe
+from agents.platform.dataplane import OffsetTracker
+from agents.platform.deadletters import DeadLetters
+from agents.platform.faust_app import create_app
+from agents.platform.gaps import missed_before
+from agents.platform.logging import bound
+from agents.platform.metrics import Metrics
+from agents.platform.producer import Header
+from agents.platform.retry import Backoff, Permanent, Transient, retry
+from agents.platform.service import StopSignal
+from agents.platform.settings import Settings
+from schemas.errors import FormatError, LucidError
+from schemas.sessions import parse_session_id
+
+log = structlog.get_logger(__name__)
+
+HELD_BYTES = 32 * 1024**2
+REVOKE_SECONDS = 5.0  # for the record that runs; well under the rebalance timeout of 60 s
+STOP_RESERVE = 4.0  # seconds of a stop that the last commit and leaving the group get
+COMMIT_SECONDS = 2.0
+
+Model = TypeVar("Model")
+
+
+class SkippedRecords(LucidError):
+    """Records between two that were handed over are on the broker, but did not come."""
+
+
+class ControlCrashed(LucidError):
+    """Faust stopped by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A record as it is on the broker. timestamp: milliseconds since 1970."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int | None
+    key: bytes | None
+    headers: tuple[Header, ...]
+    value: bytes | None
+
+    @property
+    def size(self) -> int:
+        return len(self.key or b"") + len(self.value or b"")
+
+
+@dataclass(frozen=True, slots=True)
+class Route(Generic[Model]):
+    """What is done with the records of one topic."""
+
+    topic: str
+    parse: Callable[[Record], Model]
+    handle: Callable[[Model, Record], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """An event that waits in a lane, and the stream it came from."""
+
+    event: EventT[bytes]
+    stream: Any
+    record: Record
+    route: Route[Any]
+
+
+class Lane:
+    """One partition in one generation of the group."""
+
+    def __init__(self, tp: TP, generation: int, next_offset: int) -> None:
+        self.tp = tp
+        self.generation = generation
+        self.next_offset = next_offset
+        self.tracker = OffsetTracker()
+        self.queue: asyncio.Queue[Item] = asyncio.Queue()
+        # Faust itself holds events weakly.
+        self.events: dict[int, EventT[bytes]] = {}
+        self.closing = asyncio.Event()
+        self.task: asyncio.Task[None] | None = None
+
+    async def leave(self, seconds: float) -> None:
+        """Take nothing new; wait for the record that runs, then cancel it."""
+        self.closing.set()
+        if self.task is not None:
+            await asyncio.wait([self.task], timeout=max(0.0, seconds))
+            self.task.cancel()
+
+
+class ControlPlane:
+    """The event topics of one service: a part of it."""
+
+    name = "control"
+
+    def __init__(
+        self,
+        settings: Settings,
+        service: str,
+        *,
+        letters: DeadLetters,
+        metrics: Metrics,
+        group: str = "",
+        backoff: Callable[[], Backoff] = Backoff,
+    ) -> None:
+        self._settings = settings
+        self._letters = letters
+        self._metrics = metrics
+        self._backoff = backoff
+        self._routes: list[Route[Any]] = []
+        self._lanes: dict[TP, Lane] = {}
+        self._held = 0
+        self._room = asyncio.Event()
+        self._failed: asyncio.Future[None] | None = None
+        self.app = create_app(settings, group or settings.topic_prefix + service, self)
+
+    def consume(
+        self,
+        topic: str,
+        parse: Callable[[Record], Model],
+        handle: Callable[[Model, Record], Awaitable[None]],
+    ) -> None:
+        """Hand the records of a topic, by its name on the broker, to `handle`."""
+        route = Route(topic, parse, handle)
+        self._routes.append(route)
+        channel = self.app.topic(
+            topic, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw"
+        )
+
+        async def take_all(stream: Any) -> None:
+            events: AsyncIterator[EventT[bytes]] = stream.noack().events()
+            async for event in events:
+                try:
+                    await self._take(event, stream, route)
+                except Exception as error:
+                    self._fail(error)
+                    raise
+
+        self.app.agent(channel, name=f"{self.app.conf.id}.{topic}", concurrency=1)(take_all)
+
+    # -- the part --------------------------------------------------------------------------
+
+    async def run(self, stop: StopSignal, /) -> None:
+        """Work until `stop` is set; raises what stopped it otherwise."""
+        async with BrokerProbe(self._settings) as probe:
+            await probe.require(route.topic for route in self._routes)
+        self._failed = asyncio.get_running_loop().create_future()
+        waiting: list[asyncio.Future[Any]] = [
+            asyncio.create_task(stop.wait()), asyncio.create_task(self.app._crashed.wait()),
+        ]  # fmt: skip
+        try:
+            await self.app.start()
+            await asyncio.wait([*waiting, self._failed], return_when=asyncio.FIRST_COMPLETED)
+            seconds = stop.deadline.remaining() - STOP_RESERVE
+            await self._leave(list(self._lanes), min(seconds, REVOKE_SECONDS))
+        finally:
+            for future in waiting:
+                future.cancel()
+            await self._stop_app()
+        if self._failed.done():
+            self._failed.result()
+        if not stop.is_set():
+            reason = self.app.crash_reason
+            raise ControlCrashed(f"Faust stopped by itself: {reason!r}") from reason
+
+    async def _stop_app(self) -> None:
+        try:
+            if self.app.started and not self.app.crashed:
+                async with asyncio.timeout(COMMIT_SECONDS):
+                    await self.app.consumer.commit()
+        except TimeoutError:
+            log.warning("the last commit got no answer")
+        finally:
+            await self.app.stop()
+            self.revoked(set(self._lanes))
+
+    async def healthy(self) -> None:
+        """Raise ControlCrashed unless the plane works."""
+        failed = self._failed
+        if failed is None or failed.done() or self.app.crashed or self.app.should_stop:
+            raise ControlCrashed("the control plane does not run")
+
+    def _fail(self, error: BaseException) -> None:
+        if self._failed is not None and not self._failed.done():
+            self._failed.set_exception(error)
+
+    # -- from Faust to the lanes -----------------------------------------------------------
+
+    async def _take(self, event: EventT[bytes], stream: Any, route: Route[Any]) -> None:
+        message = event.message
+        tp, generation = message.tp, message.generation_id
+        lane = self._lanes.get(tp)
+        if generation != self.app.generation:
+            return
+        if lane is None or lane.generation != generation:
+            lane = await self._new_lane(tp, generation)
+        if lane.closing.is_set() or message.offset < lane.next_offset:
+            return  # being revoked, or handed over a second time after a seek
+        if message.offset > lane.next_offset:
+            await self._explain_gap(lane, message.offset)
+        record = _record(message)
+        await self._wait_for_room(record.size)
+        if lane.closing.is_set():
+            return
+        lane.next_offset = message.offset + 1
+        lane.tracker.add(message.offset)
+        lane.events[message.offset] = event
+        self._hold(record.size)
+        lane.queue.put_nowait(Item(event, stream, record, route))
+
+    async def _new_lane(self, tp: TP, generation: int) -> Lane:
+        """Begin where the group's commit is: an earlier record may not be missing."""
+        if tp in self._lanes:
+            self.revoked({tp})
+        consumer: Any = self.app.consumer
+        start = consumer._committed_offset.get(tp)
+        if start is None:
+            start = (await consumer.earliest_offsets(tp))[tp]
+        lane = Lane(tp, generation, start)
+        lane.task = asyncio.create_task(self._work(lane), name=f"lane {tp.topic}-{tp.partition}")
+        self._lanes[tp] = lane
+        return lane
+
+    async def _explain_gap(self, lane: Lane, offset: int) -> None:
+        """A gap in the offsets is nothing unless the broker has a record in it."""
+        missed = await missed_before(self._settings, lane.tp, lane.next_offset, offset)
+        if missed is not None:
+            raise SkippedRecords(
+                f"record {missed} of {lane.tp.topic}-{lane.tp.partition} was not handed over",
+                hint="Start the service again: it goes on behind its last commit",
+            )
+
+    async def _wait_for_room(self, size: int) -> None:
+        while self._held and self._held + size > HELD_BYTES:
+            self._room.clear()
+            await self._room.wait()
+
+    def _hold(self, size: int) -> None:
+        self._held += size
+        self._metrics.held(self._held)
+        if size < 0:
+            self._room.set()
+
+    # -- in a lane -------------------------------------------------------------------------
+
+    async def _work(self, lane: Lane) -> None:
+        closing = asyncio.create_task(lane.closing.wait())
+        try:
+            while not lane.closing.is_set():
+                getting = asyncio.create_task(lane.queue.get())
+                await asyncio.wait([getting, closing], return_when=asyncio.FIRST_COMPLETED)
+                if lane.closing.is_set():
+                    getting.cancel()
+                    return
+                await self._finish(lane, getting.result())
+        except Transient as error:
+            # Only when the lane closes: the next owner tries again.
+            log.info("left for the next owner", error=error)
+        except Exception as error:  # noqa: BLE001 - handed on to run()
+            self._fail(error)
+        finally:
+            closing.cancel()
+
+    async def _finish(self, lane: Lane, item: Item) -> None:
+        """The order: 1 effect or dead letter, 2 finished, 3 ack. Never in a `finally`."""
+        record = item.record
+        with bound(**_context(record)), self._metrics.handling(record.topic):
+            await retry(
+                lambda: self._effect(item.route, record),
+                backoff=self._backoff(),
+                stop=lane.closing,
+                on_retry=lambda error, pause: self._retrying(record, error, pause),
+            )
+        lane.tracker.done(record.offset)
+        del lane.events[record.offset]
+        self._hold(-record.size)
+        self._metrics.took(record.topic, record.size)
+        if self._lanes.get(lane.tp) is lane:
+            await item.stream.ack(item.event)
+
+    async def _effect(self, route: Route[Any], record: Record) -> None:
+        try:
+            await route.handle(route.parse(record), record)
+        except (FormatError, Permanent) as error:
+            await self._letters.refuse(record, error)
+
+    def _retrying(self, record: Record, error: Transient, pause: float) -> None:
+        self._metrics.retried(record.topic, error.code)
+        log.warning("trying again", error=error, seconds=round(pause, 3))
+
+    # -- Positions, for Faust's consumer -----------------------------------------------------
+
+    def owned(self) -> Iterable[TP]:
+        return list(self._lanes)
+
+    def position(self, tp: TP) -> int | None:
+        lane = self._lanes.get(tp)
+        if lane is None or lane.generation != self.app.generation:
+            return None
+        return lane.tracker.position()
+
+    async def revoking(self, revoked: set[TP]) -> None:
+        await self._leave(revoked, REVOKE_SECONDS)
+
+    async def _leave(self, partitions: Iterable[TP], seconds: float) -> None:
+        lanes = [self._lanes[tp] for tp in partitions if tp in self._lanes]
+        await asyncio.gather(*(lane.leave(seconds) for lane in lanes))
+
+    def revoked(self, revoked: set[TP]) -> None:
+        for tp in revoked & set(self._lanes):
+            lane = self._lanes.pop(tp)
+            lane.closing.set()
+            if lane.task is not None:
+                lane.task.cancel()
+            held = [_record(event.message).size for event in lane.events.values()]
+            self._hold(-sum(held))
+            lane.events.clear()
+            self._metrics.revoked(tp.topic, tp.partition)
+
+    def committed(self, offsets: Mapping[TP, int]) -> None:
+        for tp, offset in offsets.items():
+            end = None
+            with contextlib.suppress(Exception):
+                end = self.app.consumer.highwater(tp)
+            self._metrics.committed(tp.topic, tp.partition, offset, end)
+
+
+def _record(message: Any) -> Record:
+    """The record of a Faust message; its headers with the repeated ones."""
+    stamp = message.timestamp
+    return Record(
+        topic=message.topic,
+        partition=message.partition,
+        offset=message.offset,
+        timestamp=None if stamp is None or stamp < 0 else round(stamp * 1000),
+        key=message.key,
+        headers=tuple(message.headers or ()),
+        value=message.value,
+    )
+
+
+def _context(record: Record) -> dict[str, object]:
+    """What log lines say while a record is handled."""
+    found: dict[str, object] = {
+        "topic": record.topic, "partition": record.partition, "offset": record.offset,
+    }  # fmt: skip
+    with contextlib.suppress(FormatError, UnicodeDecodeError):
+        found["session"] = str(parse_session_id((record.key or b"").decode()))
+    return found

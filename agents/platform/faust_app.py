@@ -1,0 +1,170 @@
+"""Faust, with its commit decisions replaced by ours.
+
+    app = create_app(settings, "storage", positions)
+
+Faust 0.15.3 decides what to commit from a list of acked offsets, and passes unfinished
+records in several ways (a gap at the head, a gap in the offsets, no earlier commit). Here
+its consumer asks `positions` instead, for each partition it owns, and what Faust's own
+bookkeeping says is not looked at. It runs in the caller's loop, without Faust's Worker:
+no signal handlers, no web server, no logging set-up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Protocol
+
+import faust
+import structlog
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Transport
+from faust.types import TP
+from mode.supervisors import CrashingSupervisor
+from yarl import URL
+
+from agents.platform.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+FETCH_BYTES = 8 * 1024**2
+BUFFERED_EVENTS = 32
+SESSION_SECONDS = 15.0  # after which the partitions of a killed member go to others
+
+
+class Positions(Protocol):
+    """Who knows what is finished, and wants to hear of assignments."""
+
+    def owned(self) -> Iterable[TP]:
+        """The partitions that something may be committed for."""
+
+    def position(self, tp: TP) -> int | None:
+        """The offset before which every record is finished; None: nothing to commit."""
+
+    async def revoking(self, revoked: set[TP]) -> None:
+        """Finish what runs, soon; afterwards positions are committed a last time."""
+
+    def revoked(self, revoked: set[TP]) -> None:
+        """The partitions are gone."""
+
+    def committed(self, offsets: Mapping[TP, int]) -> None:
+        """The broker holds these positions."""
+
+
+class PatientThread(AIOKafkaConsumerThread):
+    """A commit that fails is tried again by the next one, where Faust's would crash."""
+
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        wanted = {
+            TopicPartition(*tp): OffsetAndMetadata(offset, "") for tp, offset in offsets.items()
+        }
+        try:
+            await self._ensure_consumer().commit(wanted)
+        except (CommitFailedError, IllegalStateError) as error:
+            # The group moved on without us; the next owner does the work again.
+            log.warning("commit refused", error=error)
+            return False
+        except KafkaError as error:
+            log.warning("commit failed, trying again", error=error)
+            return False
+        return True
+
+
+class InOrderConsumer(Consumer):
+    """Commits what `app.positions` says, and nothing else."""
+
+    app: ControlApp
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        # Faust notes a commit as done when it failed, so what is on the broker is noted here.
+        self._on_broker: dict[TP, int] = {}
+        super().__init__(*args, **options)
+
+    def _new_consumer_thread(self) -> PatientThread:
+        return PatientThread(self, loop=self.loop, beacon=self.beacon)
+
+    def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterator[TP]:
+        for tp in self.app.positions.owned():
+            if topics is None or tp in topics or tp.topic in topics:
+                yield tp
+
+    def _new_offset(self, tp: TP) -> int | None:
+        self._acked.pop(tp, None)
+        self._acked_index.pop(tp, None)
+        return self.app.positions.position(tp)
+
+    def _should_commit(self, tp: TP, offset: int) -> bool:
+        return self._on_broker.get(tp) != offset
+
+    async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
+        """Faust would count the record after a gap as finished."""
+
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        """Faust would log an error for each partition that is idle for 5 minutes."""
+
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        done = bool(await super()._commit(offsets))
+        if done:
+            self._on_broker.update(offsets)
+            self.app.positions.committed(offsets)
+        return done
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """The last commit comes before Faust forgets the partitions, which it does first."""
+        if revoked and not self.app.should_stop:
+            await self.app.positions.revoking(revoked)
+            await self.commit()
+        self.app.positions.revoked(revoked)
+        for tp in revoked:
+            self._on_broker.pop(tp, None)
+        await super().on_partitions_revoked(revoked)
+
+
+class InOrderTransport(Transport):
+    Consumer = InOrderConsumer
+
+
+class ControlApp(faust.App):
+    """A Faust app that runs inside a service."""
+
+    positions: Positions
+
+    def _new_transport(self) -> InOrderTransport:
+        return InOrderTransport(self.conf.broker_consumer, self)
+
+    @property
+    def generation(self) -> int:
+        """The generation of the consumer group that this member works in."""
+        return int(self.consumer_generation_id)
+
+
+def create_app(settings: Settings, group: str, positions: Positions) -> ControlApp:
+    """An app of consumer group `group`, not started.
+
+    The reasons for these settings are measurements: docs/decisions.md, "Faust".
+    """
+    data = settings.home / "faust" / group
+    data.mkdir(parents=True, exist_ok=True)
+    app = ControlApp(
+        group,
+        broker=[URL(f"kafka://{server}") for server in settings.kafka_servers().split(",")],
+        datadir=data,
+        autodiscover=False,
+        web_enabled=False,
+        store="memory://",
+        stream_wait_empty=False,
+        stream_buffer_maxsize=BUFFERED_EVENTS,
+        consumer_max_fetch_size=FETCH_BYTES,
+        consumer_auto_offset_reset="earliest",
+        broker_commit_interval=1.0,
+        broker_session_timeout=SESSION_SECONDS,
+        broker_heartbeat_interval=SESSION_SECONDS / 5,
+        broker_request_timeout=30.0,
+        table_standby_replicas=0,
+        topic_disable_leader=True,
+        topic_allow_declare=False,
+        agent_supervisor=CrashingSupervisor,
+        producer_request_timeout=30.0,
+    )
+    app.positions = positions
+    return app

@@ -1,0 +1,1 @@
+"""The session pipeline's rooms: recorder, processor, storage, pipeline."""

@@ -1,0 +1,81 @@
+"""`lucid run storage`: chunks and manifests in; files, catalog entries and events out."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+
+import structlog
+from aiokafka import TopicPartition
+
+from agents.platform.blobs import Blobs
+from agents.platform.catalog import Catalog
+from agents.platform.contract import load_contract
+from agents.platform.dataplane import Fail, Runner
+from agents.platform.deadletters import DeadLetters
+from agents.platform.eventbus import EventBus
+from agents.platform.health import free_disk
+from agents.platform.producer import Producer
+from agents.platform.service import Part, Service, run_service
+from agents.platform.settings import Settings
+from agents.session.storage.keeper import Keeper
+from agents.session.storage.metrics import StorageMetrics
+from agents.session.storage.settings import StorageSettings
+from agents.session.storage.worker import Shared, StorageWorker, Trouble
+
+NAME = "storage"
+log = structlog.get_logger(__name__)
+
+
+def main() -> int:
+    """Run the service; returns its exit status."""
+    return run_service(NAME, Settings.load(), StorageSettings.load(), build)
+
+
+@asynccontextmanager
+async def build(service: Service) -> AsyncIterator[Sequence[Part]]:
+    """Storage's one part: its runner over chunks and manifests."""
+    settings, section = service.settings, service.section
+    assert isinstance(section, StorageSettings)
+    contract = load_contract(settings)
+    blobs = Blobs(settings.blobs_dir)
+    settings.blobs_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if leftovers := blobs.sweep():
+        log.info("removed unfinished files of a crash", files=leftovers)
+    letters_topic = contract.topic("dead.letters")
+    async with (
+        Catalog(settings) as catalog,
+        Producer(
+            settings, max_record=letters_topic.max_record, metrics=service.metrics
+        ) as producer,
+    ):
+        await service.wait_until(catalog.prepare)
+        letters = DeadLetters(
+            producer, topic=letters_topic.full_name, service=NAME, metrics=service.metrics
+        )
+        events = EventBus(producer, contract, service=NAME, host=settings.host, stop=service.stop)
+        trouble = Trouble()
+        service.health.add("catalog", catalog.ping, timeout=6.0)
+        service.health.add("store", trouble.check)
+        service.health.add("blobs", free_disk([settings.blobs_dir], least=int(settings.min_free)))
+        with ThreadPoolExecutor(section.threads, thread_name_prefix="store") as pool:
+            keeper = Keeper(blobs, catalog, pool, StorageMetrics(service.metrics.registry))
+            manifests = contract.topic("session.manifests").full_name
+            shared = Shared(keeper, events, letters, manifests, trouble, service.stop)
+
+            def make_worker(
+                partition: TopicPartition, committed: int | None, fail: Fail
+            ) -> StorageWorker:
+                return StorageWorker(partition, shared, fail)
+
+            runner = Runner(
+                servers=settings.kafka_servers(),
+                group=f"{settings.topic_prefix}{NAME}",
+                topics=[contract.topic("session.chunks").full_name, manifests],
+                make_worker=make_worker,
+                busy_limit=int(section.busy_limit),
+                fetch_bytes=int(section.fetch_bytes),
+            )
+            service.health.add("runner", runner.healthy)
+            yield [runner]

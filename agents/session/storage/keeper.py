@@ -1,0 +1,153 @@
+"""Keeping chunks and manifests: file first, then catalog, then event; the first one wins.
+
+Each step may be the last before a crash; done again, all of them lead to the same place:
+the file is found to be there, the catalog entry is made if it is missing, the event is
+sent again, which its readers take as a no-op.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import structlog
+
+from agents.platform.blobs import CHECKPOINT, KEY, MANIFEST, Blobs, chunk_name
+from agents.platform.catalog import Catalog, Document
+from agents.session.storage.metrics import StorageMetrics
+from schemas.canonical import Strict
+from schemas.chunks import ChunkHeader
+from schemas.events import ChunkConflict, ChunkStored, ManifestConflict, ManifestStored
+from schemas.manifests import Manifest, manifest_hash
+from schemas.merkle import leaf_hash
+from schemas.stored import ChunkRecord, ManifestRecord
+
+Result = TypeVar("Result")
+
+log = structlog.get_logger(__name__)
+
+
+def chunk_document(header: ChunkHeader, leaf: bytes, size: int) -> Document:
+    """The catalog's entry of a chunk: public fields of its header, leaf in hex."""
+    return {
+        "_id": f"{header.session}:{header.index}",
+        "session": str(header.session),
+        "index": header.index,
+        "leaf": leaf.hex(),
+        "size": size,
+        "records": header.records,
+        "missing": header.missing,
+        "first_seq": header.first_seq,
+        "next_seq": header.next_seq,
+        "first_time": header.first_time,
+        "last_time": header.last_time,
+        "raw_size": header.raw_size,
+        "last": header.last,
+        "level": header.level,
+        "window_log": header.window_log,
+        "compressor_version": header.compressor_version,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Keeper:
+    """Stores records of `session.chunks` and `session.manifests`.
+
+    Both methods return the event that says what came of it, and raise Transient while disk
+    or catalog do not take it.
+    """
+
+    blobs: Blobs
+    catalog: Catalog
+    pool: ThreadPoolExecutor
+    metrics: StorageMetrics
+
+    async def keep_chunk(self, record: ChunkRecord) -> Strict:
+        """Store a chunk and, with a session's first, the wrapped key."""
+        header, leaf = record.chunk.header, record.chunk.leaf
+        session, name = str(header.session), chunk_name(header.index)
+        stored = await self._put(session, name, record.chunk.data)
+        if not stored and (first := await self._leaf_of(session, name)) != leaf:
+            await self._refuse(session, name, leaf.hex(), record.chunk.data)
+            return ChunkConflict(
+                session=session, index=header.index,
+                stored_leaf=first.hex(), refused_leaf=leaf.hex(),
+            )  # fmt: skip
+        await self._keep_key(session, record.wrapped_key)
+        document = chunk_document(header, leaf, len(record.chunk.data))
+        if await self.catalog.insert("chunks", document):
+            self.metrics.chunks.inc()
+            self.metrics.bytes.inc(len(record.chunk.data))
+        else:
+            self.metrics.duplicates.inc()
+        return ChunkStored(
+            session=session,
+            index=header.index,
+            leaf=leaf.hex(),
+            size=len(record.chunk.data),
+            records=header.records,
+            missing=header.missing,
+            last=header.last,
+        )
+
+    async def keep_manifest(self, record: ManifestRecord, manifest: Manifest) -> Strict:
+        """Store a manifest and its checkpoint."""
+        session, digest = manifest.session, manifest_hash(record.manifest).hex()
+        if not await self._put(session, MANIFEST, record.manifest):
+            first = await self._run(self.blobs.get, session, MANIFEST)
+            if first != record.manifest:
+                await self._refuse(session, MANIFEST, digest, record.manifest)
+                return ManifestConflict(
+                    session=session,
+                    stored_hash=manifest_hash(first).hex(),
+                    refused_hash=digest,
+                )
+        await self._put(session, CHECKPOINT, record.checkpoint.encode())
+        await self._keep_key(session, record.wrapped_key)
+        document = {
+            "_id": session,
+            "hash": digest,
+            "manifest": record.manifest.decode(),
+            "checkpoint": record.checkpoint,
+        }
+        if await self.catalog.insert("manifests", document):
+            self.metrics.manifests.inc()
+        else:
+            self.metrics.duplicates.inc()
+        return ManifestStored(session=session, manifest_hash=digest)
+
+    async def _keep_key(self, session: str, wrapped: bytes) -> None:
+        if self.blobs.path(session, KEY).exists():
+            first = await self._run(self.blobs.get, session, KEY)
+        else:
+            stored = await self._put(session, KEY, wrapped)
+            first = wrapped if stored else await self._run(self.blobs.get, session, KEY)
+        if first != wrapped:
+            await self._refuse(session, KEY, hashlib.sha256(wrapped).hexdigest(), wrapped)
+
+    async def _refuse(self, session: str, name: str, digest: str, data: bytes) -> None:
+        """Keep aside what differs from the first one."""
+        stem, _, ending = name.rpartition(".")
+        await self._run(self.blobs.put_conflict, session, f"{stem}.{digest}.{ending}", data)
+        await self.catalog.insert(
+            "conflicts",
+            {"_id": f"{session}:{name}:{digest}", "session": session, "name": name,
+             "hash": digest, "size": len(data)},
+        )  # fmt: skip
+        self.metrics.conflicts.inc()
+        log.error("conflict kept aside", session=session, name=name, hash=digest)
+
+    async def _leaf_of(self, session: str, name: str) -> bytes:
+        data = await self._run(self.blobs.get, session, name)
+        return await self._run(leaf_hash, data)
+
+    async def _put(self, session: str, name: str, data: bytes) -> bool:
+        with self.metrics.put_seconds.time():
+            return await self._run(self.blobs.put, session, name, data)
+
+    async def _run(self, work: Callable[..., Result], *arguments: object) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self.pool, work, *arguments)
