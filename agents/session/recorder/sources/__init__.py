@@ -1,0 +1,1 @@
+"""What can be recorded: each source gives payloads with their event times."""

@@ -1,0 +1,116 @@
+"""The small interface that every source implements.
+
+    source.open() -> SourceInfo            on any thread; raises SourceError before a session is
+                                           opened, so that nothing is recorded of nothing
+    source.run(emit, control)              in a thread of its own, until its end
+    source.close()                         gives everything back; may be called twice
+
+`emit(payload, time)` hands over one payload of at most MAX_PAYLOAD bytes with its event
+time in microseconds since 1970. It blocks while the broker is behind, which is the only
+back-pressure there is, and raises Stopped once the recording is over.
+
+LucidError
+└── SourceError         nothing can be captured
+    ├── NoDisplay       the display cannot be opened
+    ├── DisplayLost     the display went away while it was recorded
+    └── NoInput         the file cannot be read
+Stopped                 not an error: the recording is over
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from schemas.errors import LucidError
+
+Emit = Callable[[bytes, int], None]
+CODEC_SCREEN = "screen/1"
+CODEC_BYTES = "bytes/1"
+
+
+class SourceError(LucidError):
+    """A source cannot be captured."""
+
+    exit_status = 66  # EX_NOINPUT of sysexits.h
+
+
+class NoDisplay(SourceError):
+    """An X display cannot be opened."""
+
+
+class DisplayLost(SourceError):
+    """An X display went away while it was recorded."""
+
+
+class NoInput(SourceError):
+    """A file cannot be read."""
+
+
+class Stopped(Exception):  # noqa: N818 - raised to leave a loop, not for an error
+    """The recording is over; a source lets it pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceInfo:
+    """What a source records. codec: how its payloads are read. details: for people."""
+
+    type: str
+    codec: str
+    details: Mapping[str, str | int] = field(default_factory=dict)
+
+
+class Control:
+    """Pausing and stopping a source from another thread."""
+
+    def __init__(self) -> None:
+        self.stopped = threading.Event()
+        self._running = threading.Event()
+        self._running.set()
+
+    def pause(self) -> None:
+        self._running.clear()
+
+    def resume(self) -> None:
+        self._running.set()
+
+    def stop(self) -> None:
+        self.stopped.set()
+        self._running.set()
+
+    @property
+    def paused(self) -> bool:
+        return not self._running.is_set()
+
+    def wait_while_paused(self) -> bool:
+        """Block while paused; whether it had been. Raises Stopped."""
+        was = self.paused
+        self._running.wait()
+        self.check()
+        return was
+
+    def check(self) -> None:
+        """Raise Stopped once the recording is over."""
+        if self.stopped.is_set():
+            raise Stopped
+
+
+class Source(Protocol):
+    """Something that can be recorded."""
+
+    def open(self) -> SourceInfo:
+        """Get hold of it; raises SourceError."""
+
+    def run(self, emit: Emit, control: Control) -> None:
+        """Capture until its end, or until Stopped passes; raises SourceError when it is lost."""
+
+    def close(self) -> None:
+        """Give everything back."""
+
+
+def now() -> int:
+    """Event time: microseconds since 1970."""
+    return time.time_ns() // 1000
