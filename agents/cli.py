@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
 
 import click
 import typer
-from rich.console import Console
 
-from agents.auditor import commands as auditor
 from agents.platform import key_commands, topic_commands
 from agents.platform.stack import commands as stack
 from agents.run import run
-from agents.session.recorder import commands as recorder
 from schemas.errors import LucidError
 
 app = typer.Typer(
@@ -26,10 +22,19 @@ app = typer.Typer(
 app.add_typer(stack.app, name="stack", help="Run Kafka, the catalog and Redis on this machine")
 app.add_typer(topic_commands.app, name="topics", help="Compare a broker with topics.yaml")
 app.add_typer(key_commands.app, name="keys", help="Make and show identities")
-app.add_typer(recorder.app, name="recorder", help="Tell recorders of other hosts what to do")
-app.add_typer(auditor.sessions_app, name="sessions", help="List and show recorded sessions")
-app.command("record")(recorder.record)
 app.command("run")(run)
-app.command("verify")(auditor.verify)
-app.command("bundle")(auditor.bundle)
-app.command("export")(auditor.export)
+
+
+def main() -> int:
+    """Run the command; an error of Lucid's own is one line that says what to do."""
+    try:
+        result = app(standalone_mode=False)
+    except LucidError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.Abort:
+        return 130
+    return result if isinstance(result, int) else 0

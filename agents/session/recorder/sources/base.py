@@ -50,7 +50,7 @@ class NoInput(SourceError):
     """A file cannot be read."""
 
 
-class Stopped(Exception):  # noqa: N818 - raised to leave a loop, not for an error
+class Stopped(Exception):
     """The recording is over; a source lets it pass."""
 
 

@@ -1,0 +1,42 @@
+"""Settings of the recorder: LUCID_RECORDER_… and table [recorder]."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import ByteSize, Field
+from pydantic_settings import SettingsConfigDict
+
+from agents.platform.settings import Section
+from schemas.chunks import MAX_RAW, Sealing
+
+
+class RecorderSettings(Section):
+    """How sessions are captured and cut."""
+
+    section: ClassVar[str] = "recorder"
+    model_config = SettingsConfigDict(env_prefix="LUCID_RECORDER_", extra="forbid", frozen=True)
+
+    port: int = Field(8084, ge=0, le=65535, description="Health and metrics; 0 picks a free one")
+    fps: float = Field(10.0, gt=0, le=60, description="Looks at a display in a second, at most")
+    keyframe_every: float = Field(
+        10.0, ge=1, le=600, description="Seconds from one whole picture to the next"
+    )
+    keepalive_every: float = Field(
+        5.0, ge=0.1, le=5, description="Seconds between signed commitments, at most"
+    )
+    unacknowledged: ByteSize = Field(
+        ByteSize(8 * 1024**2), gt=0, description="Bytes of a session on their way to the broker"
+    )
+    stale_after: float = Field(
+        60.0, ge=1, le=86_400, description="Seconds after which a command is no longer carried out"
+    )
+    cut_bytes: int = Field(8 * 1024**2, ge=1024, le=MAX_RAW, description="Plaintext of a chunk")
+    cut_seconds: float = Field(10.0, ge=1, le=600, description="Event time of a chunk")
+    level: int = Field(3, ge=1, le=19, description="zstd level")
+
+    def sealing(self) -> Sealing:
+        """What the processor is told in the `open` record."""
+        return Sealing(
+            cut_bytes=self.cut_bytes, cut_us=round(self.cut_seconds * 1_000_000), level=self.level
+        )
