@@ -1,0 +1,89 @@
+"""`lucid run pipeline`: events in; the sessions' documents, verdicts, anchors and abandons out."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import structlog
+
+from agents.platform.catalog import Catalog
+from agents.platform.contract import load_contract
+from agents.platform.control import ControlPlane, Record
+from agents.platform.deadletters import DeadLetters
+from agents.platform.eventbus import EventBus
+from agents.platform.producer import Producer
+from agents.platform.retry import Transient, wait_stopped
+from agents.platform.service import Part, Service, StopSignal, run_service
+from agents.platform.settings import Settings
+from agents.session.pipeline.keeper import SessionKeeper, Topics, wall_clock
+from agents.session.pipeline.settings import PipelineSettings
+from schemas.events import CommandDone, CommandRefused, SessionEvent, event_from_kafka
+
+NAME = "pipeline"
+log = structlog.get_logger(__name__)
+
+
+def main() -> int:
+    """Run the service; returns its exit status."""
+    return run_service(NAME, Settings.load(), PipelineSettings.load(), build)
+
+
+def parse(record: Record) -> SessionEvent:
+    """An event of `session.events`; raises FormatError."""
+    return event_from_kafka(record.key, record.headers, record.value)
+
+
+class Watch:
+    """Gives up sessions whose recorder is silent; silence before its own start counts for nothing."""
+
+    name = "watch"
+
+    def __init__(self, keeper: SessionKeeper, section: PipelineSettings) -> None:
+        self._keeper = keeper
+        self._section = section
+
+    async def run(self, stop: StopSignal, /) -> None:
+        """Look at silent sessions every now and then."""
+        since = wall_clock()
+        silent = round(self._section.abandon_after * 1_000_000)
+        while not await wait_stopped(stop, self._section.watch_every):
+            try:
+                await self._keeper.abandon_silent(silent, since)
+            except Transient as error:
+                log.warning("cannot look at silent sessions now", error=error)
+
+
+@asynccontextmanager
+async def build(service: Service) -> AsyncIterator[Sequence[Part]]:
+    """The pipeline's two parts: its event handlers and the watch."""
+    settings, section = service.settings, service.section
+    assert isinstance(section, PipelineSettings)
+    contract = load_contract(settings)
+    letters_topic = contract.topic("dead.letters")
+    async with (
+        Catalog(settings) as catalog,
+        Producer(
+            settings, max_record=letters_topic.max_record, metrics=service.metrics
+        ) as producer,
+    ):
+        await service.wait_until(catalog.prepare)
+        service.health.add("catalog", catalog.ping, timeout=6.0)
+        letters = DeadLetters(
+            producer, topic=letters_topic.full_name, service=NAME, metrics=service.metrics
+        )
+        events = EventBus(producer, contract, service=NAME, host=settings.host, stop=service.stop)
+        topics = Topics(
+            contract.topic("session.frames").full_name, contract.topic("session.anchors").full_name
+        )
+        keeper = SessionKeeper(catalog, producer, events, topics, settings.host)
+        watch = Watch(keeper, section)
+
+        async def handle(event: SessionEvent, record: Record) -> None:
+            if not isinstance(event.data, CommandDone | CommandRefused):
+                await keeper.handle(event)
+
+        control = ControlPlane(settings, NAME, letters=letters, metrics=service.metrics)
+        control.consume(contract.topic("session.events").full_name, parse, handle)
+        service.health.add("control", control.healthy)
+        yield [control, watch]

@@ -1,0 +1,183 @@
+"""Sessions in the catalog: events applied, settled when everything is there, given up when silent.
+
+Each write is a compare-and-set on the document's version, so that two pipelines, or an
+event that comes twice, never lose a change.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from agents.platform.catalog import Catalog, Document
+from agents.platform.eventbus import EventBus
+from agents.platform.producer import Producer
+from agents.platform.retry import Transient
+from agents.session.pipeline.reconciliation import StoredChunk, reconcile
+from agents.session.pipeline.states import FINAL, LIVE, SessionState, apply
+from schemas.anchors import anchor_of
+from schemas.canonical import encode
+from schemas.controls import Abandon
+from schemas.events import (
+    SessionAbandoned,
+    SessionCompleted,
+    SessionEvent,
+    SessionIncomplete,
+)
+from schemas.frames import FrameRecord, Kind, to_kafka
+from schemas.manifests import Manifest, read_manifest
+from schemas.sessions import parse_session_id
+
+log = structlog.get_logger(__name__)
+
+SESSIONS = "sessions"
+MAX_SHORTCOMINGS = 2000
+
+
+class NotYet(Transient):
+    """The catalog does not show yet what an event spoke of, or another pipeline was faster."""
+
+
+def wall_clock() -> int:
+    """Microseconds since 1970."""
+    return time.time_ns() // 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """Full names of the topics that a pipeline writes to."""
+
+    frames: str
+    anchors: str
+
+
+@dataclass(frozen=True, slots=True)
+class SessionKeeper:
+    """The sessions' documents. Every method raises Transient while catalog or broker fail."""
+
+    catalog: Catalog
+    producer: Producer
+    events: EventBus
+    topics: Topics
+    host: str
+    clock: Callable[[], int] = wall_clock
+
+    async def handle(self, event: SessionEvent) -> SessionState:
+        """Apply an event to its session; settles the session once nothing is outstanding."""
+        data = event.data
+        if isinstance(data, SessionCompleted | SessionIncomplete):
+            return await self.load(event.subject)
+        before = await self.load(event.subject)
+        after = apply(before, event, self.clock())
+        if after.ready and after.state not in FINAL:
+            return await self._settle(before, after)
+        if after != before:
+            await self._write(after)
+        return after
+
+    async def load(self, session: str) -> SessionState:
+        """The state of a session; a new one when the catalog has none."""
+        return _state(await self.catalog.get(SESSIONS, session) or {"_id": session})
+
+    async def _write(self, state: SessionState) -> SessionState:
+        state = state.model_copy(update={"version": state.version + 1})
+        document = {"_id": state.session, **state.model_dump(mode="json")}
+        if not await self.catalog.put_version(SESSIONS, document):
+            raise NotYet(f"session {state.session} was changed by another pipeline", retry_after=0)
+        return state
+
+    async def _settle(self, state: SessionState) -> SessionState:
+        """Count everything; the results are sent before the document says that they were."""
+        entry = await self.catalog.get("manifests", state.session)
+        if entry is None:
+            raise NotYet(f"the catalog does not show the manifest of session {state.session} yet")
+        manifest = read_manifest(entry["manifest"])
+        chunks = [_stored(document) async for document in self.catalog.chunks(state.session)]
+        if len(chunks) < manifest.chunks and state.next_index >= manifest.chunks:
+            raise NotYet(f"the catalog does not show all chunks of session {state.session} yet")
+        found = reconcile(state, manifest, entry["manifest"].encode(), entry["checkpoint"], chunks)
+        size = sum(chunk.size for chunk in chunks)
+        await self._announce(state.session, manifest, found, len(chunks), size)
+        log.info("session settled", session=state.session, complete=not found, chunks=len(chunks))
+        changes: dict[str, object] = {
+            "state": "incomplete" if found else "completed",
+            "shortcomings": found[:MAX_SHORTCOMINGS],
+            "root": manifest.root,
+            "records": manifest.next_seq,
+            "stored_bytes": size,
+            "settled_at": self.clock(),
+        }
+        return await self._write(state.model_copy(update=changes))
+
+    async def _announce(
+        self, session: str, manifest: Manifest, found: list[str], chunks: int, size: int
+    ) -> None:
+        if found:
+            event = SessionIncomplete(session=session, shortcomings=found[:MAX_SHORTCOMINGS])
+            await self.events.emit(event, session)
+            return
+        anchor = encode(anchor_of(manifest))
+        await self.producer.send(self.topics.anchors, anchor, key=session.encode())
+        await self.events.emit(
+            SessionCompleted(
+                session=session, chunks=chunks, records=manifest.next_seq,
+                stored_bytes=size, root=manifest.root,
+            ),
+            session,
+        )  # fmt: skip
+
+    # -- silent sessions -----------------------------------------------------------------------
+
+    async def abandon_silent(self, silent_us: int, since: int) -> list[str]:
+        """End every live session without a sign for `silent_us`; those that were ended.
+
+        since: no silence counts before this time, when nobody was listening.
+        """
+        ended = []
+        for document in await self.catalog.find(SESSIONS, {"state": {"$in": sorted(LIVE)}}):
+            state = _state(document)
+            silence = self.clock() - max(state.last_sign, since)
+            if state.opened is not None and silence >= silent_us:
+                await self._abandon(state, silence)
+                ended.append(state.session)
+        return ended
+
+    async def _abandon(self, state: SessionState, silence: int) -> None:
+        """Put `abandon` behind the session's records; a second one is a no-op downstream."""
+        assert state.opened is not None
+        reason = f"no sign of the recorder for {silence // 1_000_000} s"
+        record = FrameRecord(
+            session=parse_session_id(state.session),
+            kind=Kind.ABANDON,
+            seq=-1,
+            time=self.clock(),
+            chain=b"",
+            payload=encode(
+                Abandon(reason=reason, by=f"pipeline/{self.host}", last_seen=state.last_sign)
+            ),
+        )
+        key, headers, value = to_kafka(record)
+        placed = await self.producer.send(
+            self.topics.frames, value, key=key, headers=[*headers],
+            partition=state.opened.partition,
+        )  # fmt: skip
+        log.warning("session abandoned", session=state.session, reason=reason)
+        event = SessionAbandoned(
+            session=state.session, partition=placed.partition, offset=placed.offset, reason=reason
+        )
+        await self.events.emit(event, state.session)
+
+
+def _state(document: Document) -> SessionState:
+    fields = {name: value for name, value in document.items() if name != "_id"}
+    return SessionState.model_validate({"session": document["_id"], **fields})
+
+
+def _stored(document: Document) -> StoredChunk:
+    names = ("index", "size", "first_seq", "next_seq", "records", "missing", "raw_size")
+    return StoredChunk(
+        leaf=bytes.fromhex(document["leaf"]), **{name: document[name] for name in names}
+    )
