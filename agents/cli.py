@@ -10,6 +10,7 @@ import typer
 from agents.platform import key_commands, topic_commands
 from agents.platform.stack import commands as stack
 from agents.run import run
+from agents.session.recorder import commands as recorder
 from schemas.errors import LucidError
 
 app = typer.Typer(
@@ -22,6 +23,8 @@ app = typer.Typer(
 app.add_typer(stack.app, name="stack", help="Run Kafka, the catalog and Redis on this machine")
 app.add_typer(topic_commands.app, name="topics", help="Compare a broker with topics.yaml")
 app.add_typer(key_commands.app, name="keys", help="Make and show identities")
+app.add_typer(recorder.app, name="recorder", help="Tell recorders what to do")
+app.command("record")(recorder.record)
 app.command("run")(run)
 
 

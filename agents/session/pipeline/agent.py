@@ -35,21 +35,30 @@ def parse(record: Record) -> SessionEvent:
 
 
 class Watch:
-    """Gives up sessions whose recorder is silent; silence before its own start counts for nothing."""
+    """Gives up sessions whose recorder is silent.
+
+    Silence counts from when this pipeline was up to date with the events: an older sign of
+    life may still wait in the topic.
+    """
 
     name = "watch"
 
     def __init__(self, keeper: SessionKeeper, section: PipelineSettings) -> None:
         self._keeper = keeper
         self._section = section
+        self._silent = round(section.abandon_after * 1_000_000)
+        self._since = wall_clock()
+
+    def heard(self, event: SessionEvent) -> None:
+        """An event that is old when it is handled says that others still wait."""
+        if wall_clock() - event.time.timestamp() * 1_000_000 > self._silent / 2:
+            self._since = wall_clock()
 
     async def run(self, stop: StopSignal, /) -> None:
         """Look at silent sessions every now and then."""
-        since = wall_clock()
-        silent = round(self._section.abandon_after * 1_000_000)
         while not await wait_stopped(stop, self._section.watch_every):
             try:
-                await self._keeper.abandon_silent(silent, since)
+                await self._keeper.abandon_silent(self._silent, self._since)
             except Transient as error:
                 log.warning("cannot look at silent sessions now", error=error)
 
@@ -80,6 +89,7 @@ async def build(service: Service) -> AsyncIterator[Sequence[Part]]:
         watch = Watch(keeper, section)
 
         async def handle(event: SessionEvent, record: Record) -> None:
+            watch.heard(event)
             if not isinstance(event.data, CommandDone | CommandRefused):
                 await keeper.handle(event)
 

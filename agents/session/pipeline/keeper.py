@@ -73,7 +73,7 @@ class SessionKeeper:
         before = await self.load(event.subject)
         after = apply(before, event, self.clock())
         if after.ready and after.state not in FINAL:
-            return await self._settle(before, after)
+            return await self._settle(after)
         if after != before:
             await self._write(after)
         return after

@@ -1,0 +1,84 @@
+"""What `lucid record` and the recorder service share: keys, producer, events, progress."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import structlog
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from agents.platform.contract import load_contract
+from agents.platform.eventbus import EventBus
+from agents.platform.keys import load_recipients, load_signer
+from agents.platform.metrics import Metrics
+from agents.platform.producer import Producer
+from agents.platform.settings import Settings
+from agents.session.recorder.recording import Order, Outlet
+from agents.session.recorder.settings import RecorderSettings
+from schemas.errors import FormatError
+from schemas.progress import SessionProgress, read_progress
+
+log = structlog.get_logger(__name__)
+
+NAME = "recorder"
+OnProgress = Callable[[SessionProgress], None]
+
+
+def make_order(
+    settings: Settings, section: RecorderSettings, *, owner: str = "", project: str = ""
+) -> Order:
+    """How to record, with the keys of the keys folder; raises KeyProblem."""
+    return Order(
+        signer=load_signer(settings, NAME),
+        recipients=load_recipients(settings),
+        host=settings.host,
+        owner=owner,
+        project=project,
+        sealing=section.sealing(),
+        keepalive_every=section.keepalive_every,
+        unacknowledged=int(section.unacknowledged),
+    )
+
+
+@asynccontextmanager
+async def open_outlet(
+    settings: Settings, stop: asyncio.Event, metrics: Metrics | None = None
+) -> AsyncIterator[Outlet]:
+    """A connection to the broker; raises BrokerUnreachable."""
+    contract = load_contract(settings)
+    frames = contract.topic("session.frames")
+    largest = max(contract.topic(name).max_record for name in ("session.frames", "dead.letters"))
+    async with Producer(settings, max_record=largest, metrics=metrics) as producer:
+        partitions = len(await producer.kafka.partitions_for(frames.full_name))
+        events = EventBus(producer, contract, service=NAME, host=settings.host, stop=stop)
+        yield Outlet(producer, events, frames.full_name, partitions)
+
+
+async def follow_progress(settings: Settings, on_progress: OnProgress) -> None:
+    """Hand over every progress record from now on, until cancelled.
+
+    Progress is shown, and tells of sessions that were ended by others; losing sight of it
+    stops no recording, so trouble of the broker is only logged.
+    """
+    topic = load_contract(settings).topic("session.progress").full_name
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=settings.kafka_servers(), group_id=None, enable_auto_commit=False,
+        auto_offset_reset="latest",
+    )  # fmt: skip
+    try:
+        await consumer.start()
+        partitions = consumer.partitions_for_topic(topic) or set()
+        consumer.assign([TopicPartition(topic, number) for number in partitions])
+        async for raw in consumer:
+            if raw.value is None:
+                continue
+            with contextlib.suppress(FormatError):  # whose it is will report it
+                on_progress(read_progress(raw.value))
+    except KafkaError as error:
+        log.warning("progress is out of sight", error=error)
+    finally:
+        await consumer.stop()
