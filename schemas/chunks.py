@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from schemas.datakey import DataKey, WrongKey
 from schemas.errors import FormatError, Truncated, UnknownVersion
 from schemas.frames import (
+    MAX_NUMBER,
     OUTSIDE_SEQUENCE,
     FrameRecord,
     Kind,
@@ -165,8 +166,7 @@ def _check_ranges(header: ChunkHeader) -> None:
     if not TAG_SIZE < header.ciphertext_size <= MAX_CIPHERTEXT:
         raise InvalidChunk(f"chunk {header.index} has {header.ciphertext_size} ciphertext bytes")
     if (
-        header.next_seq > 2**63
-        or header.index > 2**63
+        max(header.next_seq, header.index, header.first_time, header.last_time) > MAX_NUMBER
         or min(header.first_time, header.last_time) < 0
     ):
         raise InvalidChunk(f"chunk {header.index} has a number out of range")
