@@ -9,6 +9,7 @@ import time
 from dataclasses import asdict
 from typing import Annotated, Any
 
+import structlog
 import typer
 from rich.live import Live
 from rich.table import Table
@@ -17,6 +18,7 @@ from agents.platform.contract import ensure_contract, load_contract
 from agents.platform.output import AsJson, errors, print_json
 from agents.platform.producer import Producer
 from agents.platform.settings import Settings
+from agents.session.recorder.displays import display_source
 from agents.session.recorder.recording import Ended, Recording
 from agents.session.recorder.settings import RecorderSettings
 from agents.session.recorder.sources.base import Source
@@ -58,7 +60,7 @@ def record(
         source = FileSource(file)
     else:
         source = SyntheticSource(frames=synthetic or 1, size=size, rate=rate, seed=seed)
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    _quiet()
     recording, ended = asyncio.run(
         _record(Settings.load(), section, source, duration, owner, project, quiet=as_json)
     )
@@ -67,16 +69,10 @@ def record(
         raise ended.error
 
 
-def display_source(
-    display: str, section: RecorderSettings, xauthority: str | None = None
-) -> Source:
-    """The source of an X11 display."""
-    # Imported here: recording a file needs no X11 libraries.
-    from agents.session.recorder.sources.x11 import X11Source
-
-    return X11Source(
-        display, fps=section.fps, keyframe_every=section.keyframe_every, xauthority=xauthority
-    )
+def _quiet() -> None:
+    """In the foreground errors are told once, by the command itself."""
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
 
 async def _record(
@@ -139,6 +135,8 @@ class Progress:
     async def show(self) -> None:
         """Show it on standard error, four times a second, until cancelled."""
         errors.print(f"Recording session {self._recording.session}; Ctrl-C ends it")
+        if not errors.is_terminal:
+            return
         with Live(self.line(), console=errors, auto_refresh=False) as live:
             while True:
                 await asyncio.sleep(0.25)

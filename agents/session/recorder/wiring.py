@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import structlog
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 
 from agents.platform.contract import load_contract
@@ -33,7 +33,7 @@ def make_order(
 ) -> Order:
     """How to record, with the keys of the keys folder; raises KeyProblem."""
     return Order(
-        signer=load_signer(settings, NAME),
+        signer=load_signer(settings, "recorder"),
         recipients=load_recipients(settings),
         host=settings.host,
         owner=owner,
@@ -66,13 +66,11 @@ async def follow_progress(settings: Settings, on_progress: OnProgress) -> None:
     """
     topic = load_contract(settings).topic("session.progress").full_name
     consumer = AIOKafkaConsumer(
-        bootstrap_servers=settings.kafka_servers(), group_id=None, enable_auto_commit=False,
+        topic, bootstrap_servers=settings.kafka_servers(), group_id=None, enable_auto_commit=False,
         auto_offset_reset="latest",
     )  # fmt: skip
     try:
         await consumer.start()
-        partitions = consumer.partitions_for_topic(topic) or set()
-        consumer.assign([TopicPartition(topic, number) for number in partitions])
         async for raw in consumer:
             if raw.value is None:
                 continue
