@@ -1,6 +1,6 @@
 """Chunks: runs of frame records, compressed, sealed, with an authenticated header.
 
-The format is docs/formats/chunk.md: a header of 208 bytes, then the ciphertext. The leaf of
+The format is docs/formats/chunk.md: a header of 216 bytes, then the ciphertext. The leaf of
 a chunk is the RFC 6962 leaf hash over both, so that anyone checks it without a key.
 
 FormatError
@@ -110,7 +110,7 @@ class ChunkHeader:
     ciphertext_size: int
 
     def pack(self) -> bytes:
-        """The 208 bytes of the header."""
+        """The 216 bytes of the header."""
         return _LAYOUT.pack(
             MAGIC, VERSION, CIPHER_XCHACHA20_POLY1305, COMPRESSOR_ZSTD,
             self.level, self.window_log, FLAG_LAST if self.last else 0, self.compressor_version,
@@ -131,7 +131,7 @@ class Chunk:
 
 
 def read_header(data: bytes) -> ChunkHeader:
-    """Read the first 208 bytes of a chunk; raises FormatError."""
+    """Read the first 216 bytes of a chunk; raises FormatError."""
     if data[:8] != MAGIC[: len(data)]:
         raise InvalidChunk("these bytes are not a chunk: the magic differs")
     if len(data) < HEADER_SIZE:
