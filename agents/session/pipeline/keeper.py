@@ -94,7 +94,7 @@ class SessionKeeper:
         entry = await self.catalog.get("manifests", state.session)
         if entry is None:
             raise NotYet(f"the catalog does not show the manifest of session {state.session} yet")
-        manifest = read_manifest(entry["manifest"])
+        manifest = read_manifest(entry["manifest"].encode())
         chunks = [_stored(document) async for document in self.catalog.chunks(state.session)]
         if len(chunks) < manifest.chunks and state.next_index >= manifest.chunks:
             raise NotYet(f"the catalog does not show all chunks of session {state.session} yet")
