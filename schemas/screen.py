@@ -26,6 +26,7 @@ VERSION = 1
 KEYFRAME = 1
 MORE = 2
 MAX_SIDE = 16_384
+MAX_AREA = 2**26  # pixels of a screen: a reader's memory is bounded by it
 MAX_ITEMS = 65_535
 MAX_CURSOR = 512
 RAW, LZ4 = 0, 1
@@ -219,9 +220,11 @@ def _read_item(number: int, body: bytes) -> Item:
         if number == 1:
             return _check_size(Size(*_SCREEN.unpack(body)))
         if number == 2:
-            return _check_rect(Rect(*_RECT.unpack_from(body), body[_RECT.size :]))
+            x, y, width, height, encoding = _RECT.unpack_from(body)
+            return _check_rect(Rect(x, y, width, height, encoding, body[_RECT.size :]))
         if number == 3:
-            return _check_cursor(Cursor(*_CURSOR.unpack_from(body), body[_CURSOR.size :]))
+            serial, width, height, hot_x, hot_y = _CURSOR.unpack_from(body)
+            return _check_cursor(Cursor(serial, width, height, hot_x, hot_y, body[_CURSOR.size :]))
         if number == 4:
             x, y, visible, buttons = _POINTER.unpack(body)
             if visible > 1:
@@ -233,7 +236,8 @@ def _read_item(number: int, body: bytes) -> Item:
 
 
 def _check_size(size: Size) -> Size:
-    if not (0 < size.width <= MAX_SIDE and 0 < size.height <= MAX_SIDE):
+    area = size.width * size.height
+    if not (0 < area <= MAX_AREA and max(size.width, size.height) <= MAX_SIDE):
         raise InvalidPayload(f"a screen of {size.width} by {size.height} is out of range")
     return size
 
