@@ -1,0 +1,260 @@
+"""Makes the test vectors: `python tests/vectors/make.py`, run from the top of the checkout.
+
+Everything is fixed but what age makes at random: identities and wrapped keys are made once
+and kept. All keys here are public and for tests only.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent.parent))
+
+import pyrage  # noqa: E402
+
+from agents.session.processor.chunker import Chunker  # noqa: E402
+from agents.session.processor.sealer import make_manifest, open_session, seal_cut  # noqa: E402
+from schemas.anchors import anchor_of  # noqa: E402
+from schemas.canonical import Strict, encode  # noqa: E402
+from schemas.chunks import Chunk, Compressor, Sealing, unseal  # noqa: E402
+from schemas.controls import Abandon, Close, Gap, Keepalive, Open, Pause, Resume  # noqa: E402
+from schemas.datakey import DataKey, derive, unwrap, wrap  # noqa: E402
+from schemas.frames import FrameRecord, Kind, chain_next, chain_start, to_kafka  # noqa: E402
+from schemas.manifests import Manifest, checkpoint_of, manifest_hash  # noqa: E402
+from schemas.merkle import inclusion_proof  # noqa: E402
+from schemas.notes import Commitment, Signer  # noqa: E402
+from schemas.progress import SessionProgress  # noqa: E402
+
+START = 1_767_225_600_000_000  # 2026-01-01 00:00 UTC
+RECORDER = Signer("test-only.example/recorder", b"\x11" * 32)
+PROCESSOR = Signer("test-only.example/processor", b"\x22" * 32)
+KafkaRecord = tuple[bytes, list[tuple[str, bytes]], bytes]
+
+
+@dataclass(frozen=True)
+class Vector:
+    """One made session; `sent` in order of offsets, as they are on the topic."""
+
+    session: UUID
+    data_key: bytes
+    sent: list[FrameRecord]
+    chains: list[bytes]
+    chunks: list[Chunk]
+    manifest: Manifest
+    progress: list[SessionProgress]
+
+
+class Tape:
+    """Writes records as a recorder does; `lost` ones never reach the topic."""
+
+    def __init__(self, session: UUID, key: DataKey) -> None:
+        self.session, self.key = session, key
+        self.chains = [chain_start(session)]
+        self.sent: list[FrameRecord] = []
+
+    def add(self, kind: Kind, payload: bytes | Strict, ms: int, *, lost: bool = False) -> None:
+        """A record `ms` milliseconds after the start."""
+        data = payload if isinstance(payload, bytes) else encode(payload)
+        seq, chain, time = len(self.chains) - 1, self.chains[-1], START + ms * 1000
+        record = FrameRecord(self.session, kind, seq, time, chain, data)
+        self.chains.append(chain_next(chain, self.key.chain, record))
+        if not lost:
+            self.sent.append(record)
+
+    def keepalive(self, ms: int) -> None:
+        self.add(Kind.KEEPALIVE, Keepalive(note=self.note()), ms)
+
+    def abandon(self, reason: str, ms: int) -> None:
+        """What the pipeline adds."""
+        abandon = Abandon(
+            reason=reason, by="pipeline/test", last_seen=START + ms * 1000 - 60_000_000
+        )
+        record = FrameRecord(
+            self.session, Kind.ABANDON, -1, START + ms * 1000, b"", encode(abandon)
+        )
+        self.sent.append(record)
+
+    def note(self, closed: str = "") -> str:
+        """The recorder's commitment to all records so far."""
+        commitment = Commitment(self.session, len(self.chains) - 1, self.chains[-1], closed)
+        return RECORDER.sign(commitment.to_text())
+
+
+def noise(label: str, size: int) -> bytes:
+    """Bytes that zstd cannot shrink, the same each time."""
+    return hashlib.shake_256(b"lucid test vector " + label.encode()).digest(size)
+
+
+def closed_session(tape: Tape, opened: Open) -> None:
+    """Three chunks: cut by event time, cut by bytes, ended by `close`; two records lost."""
+    tape.add(Kind.OPEN, opened, 0)
+    tape.add(Kind.FRAMES, b"the first frame\n", 100)
+    tape.add(Kind.FRAMES, b"", 200)
+    tape.keepalive(1000)
+    tape.add(Kind.PAUSE, Pause(reason="lunch"), 1500)
+    tape.keepalive(2500)
+    tape.add(Kind.RESUME, Resume(reason="back: Zoë"), 2600)
+    tape.add(Kind.FRAMES, noise("a", 600), 2700)
+    tape.sent.append(tape.sent[-1])  # the producer sent it twice
+    tape.add(Kind.FRAMES, noise("b", 500), 2800, lost=True)
+    tape.add(Kind.FRAMES, noise("c", 500), 2900, lost=True)
+    tape.add(Kind.FRAMES, noise("d", 500), 3000)
+    tape.add(Kind.FRAMES, b"so that this one starts a chunk " * 38, 3100)
+    tape.keepalive(3200)
+    reason = "the recording was stopped"
+    tape.add(Kind.CLOSE, Close(reason=reason, note=tape.note(reason)), 3300)
+
+
+def abandoned_session(tape: Tape, opened: Open) -> None:
+    """Three chunks, the last of `abandon` alone; a gap, records behind the last commitment."""
+    tape.add(Kind.OPEN, opened, 0)
+    tape.add(Kind.FRAMES, b"\x00" * 500, 500)
+    tape.keepalive(900)
+    gap = Gap(reason="the display was away", from_time=START + 950_000, to_time=START + 2_150_000)
+    tape.add(Kind.GAP, gap, 2150)
+    tape.add(Kind.FRAMES, noise("e", 64), 2200)
+    tape.abandon("no sign of the recorder for 60 s", 62_200)
+
+
+SESSIONS = {
+    "closed": (UUID("019b76da-a800-7000-8000-00000000c105"), closed_session),
+    "abandoned": (UUID("019b76da-a801-7000-8000-00000000aba1"), abandoned_session),
+}
+
+
+def seal(
+    sent: Sequence[FrameRecord], key: DataKey
+) -> tuple[list[Chunk], Manifest, list[SessionProgress]]:
+    """What a processor makes of records at offsets 0, 1, 2, …"""
+    progress = open_session(sent[0], 0, 0)
+    sealing = progress.opened.sealing
+    chunker, compressor = Chunker(sealing), Compressor(sealing.level, sealing.window_log)
+    chunks, steps = [], []
+    manifest: Manifest | None = None
+    for offset, record in enumerate(sent):
+        for cut in chunker.add(record, offset):
+            records = cut.held.take()
+            chunk, progress = seal_cut(
+                progress, records, cut.last_offset, key, compressor, last=cut.last
+            )
+            chunks.append(chunk)
+            steps.append(progress)
+            if cut.last:
+                manifest = make_manifest(progress, records[-1], key)
+    assert manifest is not None
+    return chunks, manifest, steps
+
+
+def make(name: str, folder: Path, keys: Path) -> Vector:
+    """One session; its wrapped key is made unless the folder has one."""
+    session, script = SESSIONS[name]
+    data_key = noise(f"test-only data key of {name}", 32)
+    recipients = [recipient(keys, role) for role in ("processor", "auditor")]
+    wrapped = once(folder / "key.age", lambda: wrap(data_key, recipients))
+    assert unwrap(wrapped, [identity(keys, "auditor")]) == data_key
+    opened = Open(
+        session=str(session), recorder=str(RECORDER.verifier),
+        key=base64.b64encode(wrapped).decode(), recipients=recipients, codec="bytes/1",
+        source={"type": "vector", "number": 7}, host="desk-1.example", owner="ada",
+        project="Grüße", sealing=Sealing(cut_bytes=2048, cut_us=2_000_000),
+    )  # fmt: skip
+    key = derive(data_key, session)
+    tape = Tape(session, key)
+    script(tape, opened)
+    return Vector(session, data_key, tape.sent, tape.chains, *seal(tape.sent, key))
+
+
+def once(path: Path, data: Any) -> bytes:
+    """The file's content; made first if there is no such file."""
+    if not path.exists():
+        path.write_bytes(data())
+    return path.read_bytes()
+
+
+def identity(keys: Path, role: str) -> str:
+    """A test-only age identity."""
+    head = f"# test only: the age identity of the vectors' {role}\n"
+    text = once(
+        keys / f"{role}.age", lambda: f"{head}{pyrage.x25519.Identity.generate()}\n".encode()
+    )
+    return text.decode().splitlines()[1]
+
+
+def recipient(keys: Path, role: str) -> str:
+    return str(pyrage.x25519.Identity.from_str(identity(keys, role)).to_public())
+
+
+def line_of(record: KafkaRecord) -> str:
+    """A Kafka record as a line of JSON, bytes in hex."""
+    key, headers, value = record
+    fields = {"key": key.hex(), "headers": [[n, v.hex()] for n, v in headers], "value": value.hex()}
+    return json.dumps(fields) + "\n"
+
+
+def expected(vector: Vector) -> dict[str, Any]:
+    """What a reader should find, all bytes in hex."""
+    key = derive(vector.data_key, vector.session)
+    leaves = [chunk.leaf for chunk in vector.chunks]
+    return {
+        "session": str(vector.session),
+        "data_key": vector.data_key.hex(),
+        "subkeys": {
+            "seal": key.seal.hex(), "nonce": key.nonce.hex(), "chain": key.chain.hex(),
+            "commitment": key.commitment.hex(),
+        },
+        "recorder": str(RECORDER.verifier),
+        "processor": str(PROCESSOR.verifier),
+        "chain": [value.hex() for value in vector.chains],
+        "leaves": [leaf.hex() for leaf in leaves],
+        "inclusion_proofs": [
+            [node.hex() for node in inclusion_proof(leaves, index)] for index in range(len(leaves))
+        ],
+        "root": vector.manifest.root,
+        "manifest_hash": manifest_hash(encode(vector.manifest)).hex(),
+        "chunks": [
+            [[entry.kind.label, entry.seq, entry.time, entry.payload.hex()] for entry in entries]
+            for entries in (unseal(chunk, key) for chunk in vector.chunks)
+        ],
+    }  # fmt: skip
+
+
+def write(vector: Vector, folder: Path) -> None:
+    """All files but key.age, which is there already."""
+    (folder / "chunks").mkdir(exist_ok=True)
+    lines = [line_of(to_kafka(record)) for record in vector.sent]
+    (folder / "records.jsonl").write_text("".join(lines))
+    for chunk in vector.chunks:
+        (folder / "chunks" / f"{chunk.header.index:08d}.chunk").write_bytes(chunk.data)
+    (folder / "manifest.json").write_bytes(encode(vector.manifest))
+    note = PROCESSOR.sign(checkpoint_of(vector.manifest).to_text())
+    (folder / "checkpoint.txt").write_bytes(note.encode())
+    (folder / "anchor.json").write_bytes(encode(anchor_of(vector.manifest)))
+    (folder / "progress.jsonl").write_bytes(b"".join(encode(p) + b"\n" for p in vector.progress))
+    text = json.dumps(expected(vector), indent=1, ensure_ascii=False)
+    (folder / "expected.json").write_text(text + "\n", encoding="utf-8")
+
+
+def main(target: Path) -> None:
+    """Write everything under `target`."""
+    keys = target / "keys"
+    keys.mkdir(parents=True, exist_ok=True)
+    for role, signer in (("recorder", RECORDER), ("processor", PROCESSOR)):
+        (keys / f"{role}.vkey").write_text(f"{signer.verifier}\n")
+        (keys / f"{role}.key").write_text(f"{signer.to_text()}\n")
+    for name in SESSIONS:
+        folder = target / name
+        folder.mkdir(exist_ok=True)
+        write(make(name, folder, keys), folder)
+
+
+if __name__ == "__main__":
+    main(HERE)
