@@ -7,6 +7,7 @@ import sys
 import click
 import typer
 
+from agents.auditor import commands as auditor
 from agents.platform import key_commands, topic_commands
 from agents.platform.stack import commands as stack
 from agents.run import run
@@ -24,8 +25,12 @@ app.add_typer(stack.app, name="stack", help="Run Kafka, the catalog and Redis on
 app.add_typer(topic_commands.app, name="topics", help="Compare a broker with topics.yaml")
 app.add_typer(key_commands.app, name="keys", help="Make and show identities")
 app.add_typer(recorder.app, name="recorder", help="Tell recorders what to do")
+app.add_typer(auditor.sessions_app, name="sessions", help="List and show recorded sessions")
 app.command("record")(recorder.record)
 app.command("run")(run)
+app.command("verify")(auditor.verify)
+app.command("bundle")(auditor.bundle)
+app.command("export")(auditor.export)
 
 
 def main() -> int:
@@ -41,3 +46,7 @@ def main() -> int:
     except click.Abort:
         return 130
     return result if isinstance(result, int) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,227 @@
+"""`lucid verify`, `lucid bundle`, `lucid export` and `lucid sessions list|show`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from agents.auditor.access import load_access
+from agents.auditor.bundle import open_bundle, save_bundle
+from agents.auditor.files import whole_file
+from agents.auditor.reading import frame_payloads, open_session
+from agents.auditor.sessions import find_session, list_sessions, show_session
+from agents.auditor.verify import Step, run_verification
+from agents.platform.output import AsJson, errors, print_json
+from agents.platform.settings import Settings
+from schemas.errors import LucidError
+from schemas.sessions import InvalidSessionId, parse_session_id
+from schemas.verdicts import Report, Verdict
+from schemas.verify import SessionSource
+from schemas.verify_documents import Access
+
+sessions_app = typer.Typer(help="List and show recorded sessions.", no_args_is_help=True)
+MARKS = {"ok": "[green]ok[/]", "unchecked": "[yellow]not fully checked[/]",
+         "incomplete": "[yellow]incomplete[/]", "failed": "[red]FAILED[/]"}  # fmt: skip
+CODEC_SCREEN = "screen/1"
+
+Identities = Annotated[
+    list[Path] | None, typer.Option("--identity", help="A file of age identities.")
+]
+Trust = Annotated[
+    list[str] | None, typer.Option("--trust", help="A verifier key, or a file of them.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]
+What = Annotated[str, typer.Argument(help="A session id, or a bundle's file.")]
+
+
+class NotAPicture(LucidError):
+    """A recording has another codec than the export can show."""
+
+    exit_status = 65
+
+
+@contextmanager
+def _steps(title: str, quiet: bool) -> Iterator[Step]:
+    """A progress bar over chunks, on standard error."""
+    with Progress(console=errors, transient=True, disable=quiet or not errors.is_terminal) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def _source(what: str, identities: Sequence[Path], trust: Sequence[str]
+            ) -> Iterator[tuple[SessionSource, Access]]:  # fmt: skip
+    """A session of this installation, or a bundle, which needs nothing but itself."""
+    try:
+        session = parse_session_id(what)
+    except InvalidSessionId:
+        with open_bundle(Path(what)) as bundle:
+            yield bundle, load_access(identities, trust, None)
+        return
+    settings = Settings.load()
+    access = load_access(identities, trust, settings)
+    yield asyncio.run(find_session(settings, session, access.trusted)), access
+
+
+def verify(
+    what: What, identity: Identities = None, trust: Trust = None, as_json: AsJson = False
+) -> None:
+    """Check a session or a bundle; exit status 1 when anything is wrong or missing."""
+    with (
+        _source(what, identity or [], trust or []) as (source, access),
+        _steps("Checking", as_json) as step,
+    ):
+        report = run_verification(source, access, step)
+    if as_json:
+        print_json(report.model_dump(mode="json"))
+    else:
+        _show_report(report)
+    raise typer.Exit(report.exit_status)
+
+
+def _show_report(report: Report) -> None:
+    console = Console(highlight=False)
+    totals = report.totals
+    console.print(f"Session {report.session} ({report.source}): {MARKS[report.outcome.value]}")
+    table = Table(box=None, pad_edge=False)
+    for heading in ("check", "result"):
+        table.add_column(heading)
+    for line in report.areas:
+        table.add_row(line.area.value, MARKS[line.result])
+    console.print(table)
+    console.print(
+        f"{totals.chunks_ok} of {totals.chunks_expected} chunks are intact, "
+        f"{totals.chunks_decrypted} were decrypted; {totals.records} records, "
+        f"{totals.missing} missing; {totals.sealed_bytes / 1e6:.1f} MB"
+    )
+    if report.root:
+        console.print(f"Root {report.root}")
+    for signer in report.signers:
+        console.print(f"Signed by {signer}")
+    for finding in report.findings:
+        where = "" if finding.chunk is None else f" chunk {finding.chunk}:"
+        console.print(f"[red]{finding.verdict.value}[/]{where} {finding.detail}. {finding.advice}.")
+    for skipped in report.unchecked:
+        console.print(f"[yellow]Not checked[/] {skipped.what}: {skipped.why}")
+
+
+def bundle(
+    session: Annotated[str, typer.Argument(help="A session id.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The file to write.")],
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write everything that an auditor needs into one file."""
+    settings = Settings.load()
+    access = load_access([], [], settings)
+    source = asyncio.run(find_session(settings, parse_session_id(session), access.trusted))
+    with _steps("Bundling", as_json) as step:
+        written = save_bundle(source, output, force=force, step=step)
+    if as_json:
+        print_json({"session": session, "file": str(output), **asdict(written)})
+        return
+    typer.echo(f"{output}: {written.chunks} chunks, {written.size / 1e6:.1f} MB")
+    for index in written.missing:
+        typer.echo(f"{Verdict.MISSING_CHUNK.value}: chunk {index} is not in the store")
+
+
+def export(
+    what: What,
+    output: Annotated[Path, typer.Argument(help="FILE.mp4, or FILE.png for a contact sheet.")],
+    identity: Identities = None,
+    moments: Annotated[int, typer.Option(help="Pictures on a contact sheet.", min=1, max=60)] = 12,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a film or a contact sheet of a recorded display."""
+    if output.suffix not in (".mp4", ".png"):
+        raise typer.BadParameter("the output is FILE.mp4 or FILE.png")
+    # Imported here: the other commands need no video libraries.
+    from agents.platform.video import SheetFacts, VideoFacts, write_contact_sheet, write_video
+
+    with (
+        _source(what, identity or [], []) as (source, access),
+        _steps("Exporting", as_json) as step,
+    ):
+        session = open_session(source, access.identities)
+        if session.opened.codec != CODEC_SCREEN:
+            raise NotAPicture(
+                f"the session's codec is {session.opened.codec}, only {CODEC_SCREEN} has pictures",
+                hint="`lucid verify` checks recordings of any codec",
+            )
+        payloads = frame_payloads(session, step)
+        facts: VideoFacts | SheetFacts
+        with whole_file(output, force=force) as temporary:
+            if output.suffix == ".mp4":
+                facts = write_video(payloads, temporary)
+            else:
+                title = f"Session {session.opened.session}, {session.opened.host}"
+                facts = write_contact_sheet(payloads, temporary, moments=moments, title=title)
+    if as_json:
+        print_json({"session": session.opened.session, "file": str(output), **asdict(facts)})
+        return
+    typer.echo(f"{output}: {facts.width} x {facts.height}, {facts.seconds:.1f} s")
+
+
+@sessions_app.command("list")
+def list_command(
+    limit: Annotated[int, typer.Option(help="How many, the newest first.", min=1)] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """List sessions, the newest first."""
+    found = asyncio.run(list_sessions(Settings.load(), limit))
+    if as_json:
+        print_json({"sessions": [asdict(one) for one in found]})
+        return
+    table = Table(box=None, pad_edge=False)
+    for heading in ("session", "state", "started (UTC)", "host"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("seconds", "frames", "chunks", "MB"):
+        table.add_column(heading, justify="right")
+    for one in found:
+        table.add_row(
+            one.session, one.state, _moment(one.started), one.host, f"{one.seconds:.1f}",
+            "" if one.frames is None else str(one.frames), str(one.chunks),
+            f"{one.stored_bytes / 1e6:.1f}",
+        )  # fmt: skip
+    # A line that wraps is read more easily than one whose columns are cut off.
+    console = Console()
+    console.print(table, width=max(console.width, 120))
+
+
+def _moment(microseconds: int) -> str:
+    return datetime.fromtimestamp(microseconds / 1e6, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+@sessions_app.command("show")
+def show_command(
+    session: Annotated[str, typer.Argument(help="A session id.")], as_json: AsJson = False
+) -> None:
+    """Show what is known of a session."""
+    found = asyncio.run(show_session(Settings.load(), parse_session_id(session)))
+    fields: dict[str, Any] = asdict(found)
+    summary = fields.pop("summary")
+    fields = {**summary, **fields}
+    if as_json:
+        print_json(fields)
+        return
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for name, value in fields.items():
+        if name == "started":
+            value = f"{_moment(value)} UTC"
+        elif isinstance(value, list):
+            value = "\n".join(map(str, value))
+        elif isinstance(value, dict):
+            value = ", ".join(f"{key} {part}" for key, part in value.items())
+        table.add_row(name.replace("_", " "), "" if value is None else str(value))
+    Console(highlight=False).print(table)
