@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 
-import click
 import typer
 
 from agents.auditor import commands as auditor
@@ -36,16 +35,11 @@ app.command("export")(auditor.export)
 def main() -> int:
     """Run the command; an error of Lucid's own is one line that says what to do."""
     try:
-        result = app(standalone_mode=False)
+        app()
     except LucidError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except click.Abort:
-        return 130
-    return result if isinstance(result, int) else 0
+    return 0
 
 
 if __name__ == "__main__":

@@ -195,8 +195,7 @@ def list_command(
             f"{one.stored_bytes / 1e6:.1f}",
         )  # fmt: skip
     # A line that wraps is read more easily than one whose columns are cut off.
-    console = Console()
-    console.print(table, width=max(console.width, 120))
+    Console(width=max(Console().width, 120)).print(table)
 
 
 def _moment(microseconds: int) -> str:

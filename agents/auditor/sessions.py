@@ -181,6 +181,7 @@ class SessionSummary:
     stored_bytes: int
     complete: bool | None
     host: str
+    owner: str
     codec: str
 
 
@@ -189,7 +190,6 @@ class SessionDetail:
     """What `lucid sessions show` says beyond the summary."""
 
     summary: SessionSummary
-    owner: str
     project: str
     source: dict[str, Any]
     recorder: str
@@ -259,6 +259,7 @@ def summarize(session: str, state: Mapping[str, Any], manifest: Manifest | None)
         stored_bytes=state.get("stored_bytes") or (tally.sealed_bytes if tally else 0),
         complete=settled,
         host=manifest.host if manifest else opened.get("host", ""),
+        owner=manifest.owner if manifest else opened.get("owner", ""),
         codec=manifest.codec if manifest else opened.get("codec", ""),
     )
 
@@ -276,7 +277,6 @@ def detail(
     shortcomings = list(state.get("shortcomings") or [])
     return SessionDetail(
         summary=summarize(session, state, manifest),
-        owner=manifest.owner if manifest else opened.get("owner", ""),
         project=manifest.project if manifest else opened.get("project", ""),
         source=dict(manifest.source if manifest else opened.get("source", {})),
         recorder=manifest.recorder if manifest else opened.get("recorder", ""),

@@ -26,8 +26,9 @@ from schemas.errors import LucidError
 
 log = structlog.get_logger(__name__)
 
-POLL_MS = 200  # bounds how long a rebalance waits for the loop to let go of its batch
+POLL_MS = 200
 COMMIT_EVERY = 1.0  # seconds
+COMMIT_SECONDS = 5.0
 REVOKE_DEADLINE = 5.0  # seconds; well under the broker's rebalance timeout of 5 minutes
 STUCK_AFTER = 30.0  # seconds without a turn of the loop: not healthy
 
@@ -157,8 +158,10 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
         self._workers: dict[TopicPartition, PartitionWorker] = {}
         self._committed: dict[TopicPartition, int] = {}
         self._paused: set[TopicPartition] = set()
-        # Held while a batch is fetched and handed over, so that no batch spans a rebalance.
+        # Held while a batch is handed over and while partitions are given away. Not while one
+        # is fetched: getmany waits for a rebalance to end, which waits for the listener.
         self._turn = asyncio.Lock()
+        self._rebalances = 0
         self._failed: asyncio.Future[None] | None = None
         self._last_turn = time.monotonic()
         self._consumer = AIOKafkaConsumer(
@@ -213,9 +216,12 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
         while not stop.is_set():
             if self._failed.done():
                 self._failed.result()
+            batches = await self._consumer.getmany(timeout_ms=POLL_MS)
+            rebalances = self._rebalances
             async with self._turn:
                 self._last_turn = time.monotonic()
-                batches = await self._consumer.getmany(timeout_ms=POLL_MS)
+                if rebalances != self._rebalances:
+                    continue  # fetched for an assignment that is over; they come again
                 for partition, records in batches.items():
                     worker = await self._worker(partition)
                     await worker.take(records)
@@ -261,7 +267,11 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
         if not offsets:
             return
         try:
-            await self._consumer.commit(offsets)
+            async with asyncio.timeout(COMMIT_SECONDS):
+                await self._consumer.commit(offsets)
+        except TimeoutError:
+            log.warning("commit got no answer, trying again")
+            return
         except (CommitFailedError, IllegalStateError) as error:
             # The group moved on without us; the next owner redoes the work, with equal bytes.
             log.warning("commit refused", error=str(error))
@@ -285,6 +295,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def on_partitions_revoked(self, revoked: Sequence[TopicPartition]) -> None:
         """Drain, commit and drop the partitions, before the group gives them to others."""
+        self._rebalances += 1
         with self._reported():
             async with self._turn:
                 await self._release(sorted(revoked), REVOKE_DEADLINE)

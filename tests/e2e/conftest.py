@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -133,3 +134,19 @@ def lucid(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[In
     finally:
         statuses = {name: installation.stop(name) for name in list(installation.running)}
         assert set(statuses.values()) <= {0}, statuses
+
+
+@contextlib.contextmanager
+def xvfb(size: str = "640x480") -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """An X server on a display number that is free; its name and process."""
+    server = subprocess.Popen(
+        ["Xvfb", "-displayfd", "1", "-screen", "0", f"{size}x24", "-nolisten", "tcp"],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert server.stdout is not None
+    try:
+        yield f":{int(server.stdout.readline())}", server
+    finally:
+        server.terminate()
+        server.wait(10)
+        server.stdout.close()

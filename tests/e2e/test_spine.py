@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from uuid import UUID
 
-from tests.e2e.conftest import Installation, wait_for
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from agents.platform.keys import load_identities
+from agents.session.processor.sealer import open_session
+from agents.session.processor.session import Session
+from schemas.frames import from_kafka
+from tests.e2e.conftest import Installation, wait_for, xvfb
 
 
 def record(lucid: Installation, *arguments: str) -> str:
@@ -68,9 +75,8 @@ def test_a_flipped_byte_in_the_store_fails_the_verification(lucid: Installation)
 
 def test_standard_input_is_recorded_to_its_end(lucid: Installation) -> None:
     done = lucid.lucid("record", "--file", "-", "--json", input=b"some bytes\n" * 1000)
-    ended = json.loads(json.dumps(done))
-    assert (ended["raw_bytes"], ended["reason"]) == (11_000, "end of the source")
-    assert lucid.settled(ended["session"]) == "completed"
+    assert (done["raw_bytes"], done["reason"]) == (11_000, "end of the source")
+    assert lucid.settled(done["session"]) == "completed"
 
 
 def test_a_recorder_that_vanishes_is_abandoned_and_said_to_be_incomplete(
@@ -110,28 +116,126 @@ def test_ctrl_c_closes_a_session_properly(lucid: Installation) -> None:
     assert lucid.settled(session) == "completed"
 
 
-def test_the_same_log_read_by_another_processor_gives_the_same_bytes(
-    lucid: Installation, tmp_path: Path
+def test_two_processors_share_interleaved_sessions_and_the_log_gives_the_same_bytes_again(
+    lucid: Installation,
 ) -> None:
-    sessions = [record(lucid, "--synthetic", "40", "--size", "400000", "--seed", str(n))
-                for n in range(3)]  # fmt: skip
+    lucid.start("processor", "processor2")
+    try:
+        recorders = [
+            subprocess.Popen(
+                [sys.executable, "-m", "agents.cli", "record", "--json", "--synthetic", "40",
+                 "--size", "400000", "--rate", "20", "--seed", str(seed)],
+                env=lucid.env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            )
+            for seed in range(3)
+        ]  # fmt: skip
+        sessions = [json.loads(one.communicate(timeout=60)[0])["session"] for one in recorders]
+        states = [lucid.settled(session) for session in sessions]
+    finally:
+        assert lucid.stop("processor2") == 0
+    assert states == ["completed"] * 3
     for session in sessions:
-        assert lucid.settled(session) == "completed"
-    prefix = lucid.env["LUCID_TOPIC_PREFIX"]
-    again = {session: reseal(lucid, session) for session in sessions}
-    assert prefix
-    for session, chunks in again.items():
         folder = lucid.home / "blobs" / session
         stored = [path.read_bytes() for path in sorted(folder.glob("*.chunk"))]
-        assert chunks == stored
+        assert len(stored) == 2
+        assert asyncio.run(sealed_again(lucid, session)) == stored
 
 
-def reseal(lucid: Installation, session: str) -> list[bytes]:
-    """The session's chunks, made anew from the topic's records."""
-    script = Path(__file__).with_name("reseal.py")
-    out = lucid.home / f"again-{session}"
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir()
-    subprocess.run([sys.executable, str(script), session, str(out)], env=lucid.env, check=True,
-                   timeout=60)  # fmt: skip
-    return [path.read_bytes() for path in sorted(out.iterdir())]
+async def sealed_again(lucid: Installation, session: str) -> list[bytes]:
+    """A session's chunks, made anew by one reader from the topic's records."""
+    topic = lucid.env["LUCID_TOPIC_PREFIX"] + "session.frames"
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=lucid.env["LUCID_KAFKA"], auto_offset_reset="earliest",
+        enable_auto_commit=False, max_partition_fetch_bytes=8 * 1024**2,
+    )  # fmt: skip
+    await consumer.start()
+    try:
+        partition = TopicPartition(topic, UUID(session).int % 8)
+        consumer.assign([partition])
+        end = (await consumer.end_offsets([partition]))[partition]
+        found = []
+        while await consumer.position(partition) < end:
+            for batch in (await consumer.getmany(timeout_ms=500)).values():
+                found += [raw for raw in batch if raw.key == session.encode()]
+    finally:
+        await consumer.stop()
+    records = [(from_kafka(raw.key, raw.headers, raw.value), raw.offset) for raw in found]
+    identities = load_identities(lucid.home / "keys" / "auditor.age")
+    again = Session(open_session(records[0][0], partition.partition, records[0][1]), identities)
+    return [
+        again.seal(cut)[0].data
+        for record, offset in records
+        for cut in again.chunker.add(record, offset)
+    ]
+
+
+def test_commands_record_a_display_through_the_service(lucid: Installation, tmp_path: Path) -> None:
+    with xvfb() as (display, _):
+        command = lucid.lucid("recorder", "start", display, "--owner", "ada", "--json")
+        session = str(wait_for(lambda: live_session(lucid, "ada"), "session of the display"))
+        lucid.lucid("recorder", "pause", session)
+        wait_for(lambda: lucid.state(session) == "paused", "paused session")
+        lucid.lucid("recorder", "resume", session)
+        wait_for(lambda: lucid.state(session) == "recording", "resumed session")
+        lucid.lucid("recorder", "stop", session, "--reason", "enough seen")
+        assert lucid.settled(session) == "completed"
+    assert command["action"] == "start"
+    assert lucid.lucid("sessions", "show", session, "--json")["reason"] == "enough seen"
+    facts = lucid.lucid("export", session, str(tmp_path / "a.png"), "--json")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert facts["moments"] >= 1
+    film = lucid.lucid("export", session, str(tmp_path / "a.mp4"), "--json")
+    assert (film["width"], film["height"]) == (640, 480)
+
+
+def live_session(lucid: Installation, owner: str) -> str:
+    """The owner's session that is being recorded, empty if there is none."""
+    for one in lucid.lucid("sessions", "list", "--json")["sessions"]:
+        if (one["owner"], one["state"]) == (owner, "recording"):
+            return str(one["session"])
+    return ""
+
+
+def test_a_display_that_dies_ends_its_session_with_a_gap(lucid: Installation) -> None:
+    with xvfb() as (display, server):
+        recorder = subprocess.Popen(
+            [sys.executable, "-m", "agents.cli", "record", "--display", display],
+            env=lucid.env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        assert recorder.stderr is not None
+        session = recorder.stderr.readline().decode().split("session ")[1].split(";")[0]
+        server.kill()
+        _, told = recorder.communicate(timeout=20)
+    assert recorder.returncode == 66
+    assert b"went away" in told
+    assert lucid.settled(session) == "incomplete"
+    assert lucid.lucid("sessions", "show", session, "--json")["interruptions"] == 1
+
+
+def test_bad_input_has_its_own_error_and_exit_status(lucid: Installation, tmp_path: Path) -> None:
+    unknown = "01a20c5b-f2fa-7557-ac1e-5c3397094c1d"
+    cases = {
+        66: [["record", "--display", ":987"], ["record", "--file", str(tmp_path / "none")],
+             ["verify", unknown], ["bundle", unknown, "-o", str(tmp_path / "b")],
+             ["verify", str(tmp_path / "none.lucid")]],
+        65: [["verify", "--trust", "nonsense", unknown]],
+        2: [["record"], ["record", "--synthetic", "1", "--file", "-"], ["nonsense"]],
+    }  # fmt: skip
+    for status, commands in cases.items():
+        for arguments in commands:
+            done = lucid.lucid(*arguments, check=False)
+            assert done.returncode == status, (arguments, done.stderr)
+            assert b"Traceback" not in done.stderr
+            assert done.stderr.strip()
+
+
+def test_a_recorder_without_keys_or_broker_says_what_to_do(
+    lucid: Installation, tmp_path: Path
+) -> None:
+    nobody = Installation(tmp_path, {**lucid.env, "LUCID_HOME": str(tmp_path)})
+    done = nobody.lucid("record", "--synthetic", "1", check=False)
+    assert (done.returncode, b"lucid keys init" in done.stderr) == (78, True)
+    nobody.lucid("keys", "init")
+    nobody.env["LUCID_KAFKA"] = "127.0.0.1:1"
+    done = nobody.lucid("record", "--synthetic", "1", check=False)
+    assert (done.returncode, b"LUCID_KAFKA" in done.stderr) == (69, True), done.stderr
