@@ -40,7 +40,7 @@ def desktop(folder: Path) -> Iterator[str]:
             return process
 
         server = start(
-            "Xvfb", "-displayfd", "1", "-screen", "0", f"{SIZE}x24", "-nolisten", "tcp",
+            "Xvfb", "-displayfd", "1", "-screen", "0", f"{SIZE}x24", "-nolisten", "tcp", "-noreset",
             stdout=subprocess.PIPE,
         )  # fmt: skip
         display = f":{int(server.stdout.readline())}"  # type: ignore[attr-defined]
