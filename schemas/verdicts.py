@@ -65,6 +65,7 @@ class Verdict(StrEnum):
     MALFORMED_COMMITMENT = "MalformedCommitment"
     FORGED_COMMITMENT = "ForgedCommitment"
     COMMITMENT_MISMATCH = "CommitmentMismatch"
+    UNSIGNED = "Unsigned"
     MISSING_KEY = "MissingKey"
     KEY_MISMATCH = "KeyMismatch"
     WRONG_IDENTITY = "WrongIdentity"
@@ -159,6 +160,9 @@ _MEANINGS = {
     Verdict.COMMITMENT_MISMATCH: _Meaning(
         Area.RECORDER, _F, "What is stored is not what the recorder signed: trust none of it"
     ),
+    Verdict.UNSIGNED: _Meaning(
+        Area.RECORDER, _I, "No signature speaks for these records: compare them with the log"
+    ),
     Verdict.MISSING_KEY: _Meaning(
         Area.KEY, _I, "Without key.age nobody reads this recording; look for it in a bundle"
     ),
@@ -248,9 +252,9 @@ class Report(Strict):
     """All that checking a session gave; its JSON is what `lucid verify --json` prints.
 
     outcome: `ok`, `incomplete` (intact, but not everything was recorded) or `failed`.
-    signers: trusted keys that signed the checkpoint. committed: records that a verified
-    signature of the recorder covers, null when none was verified. root: over the chunks
-    as they are, null when one of them is missing.
+    signers: trusted keys that signed the checkpoint. committed: number of the last record
+    with a verified signature, null when there is none; `Unsigned` names what it leaves out.
+    root: over the chunks as they are, null when one of them is missing.
     """
 
     version: Literal[1] = 1

@@ -330,9 +330,15 @@ class SessionCheck:
             self._note_uncommitted()
 
     def _note_uncommitted(self) -> None:
-        """Records after the recorder's last signature: those of an abandoned session."""
+        """Records that no signature of the recorder covers: before missing ones, or the last."""
         assert self._manifest is not None
-        first = self._sums.committed or 0
+        uncovered = self._sums.uncovered
+        if uncovered:
+            start, end = uncovered[0]
+            more = f" and {len(uncovered) - 1} more runs" if len(uncovered) > 1 else ""
+            what = f"records {start} to {end - 1}{more}, each before missing ones, are not signed"
+            self._found.add(Verdict.UNSIGNED, what)
+        first = self._sums.covered
         if self._manifest.ended_by == "abandon" and first < self._manifest.next_seq:
             span = f"records {first} to {self._manifest.next_seq - 1}"
             why = "the recorder vanished before it signed for them"

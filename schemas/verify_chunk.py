@@ -73,7 +73,10 @@ class ChunkTask:
 class Content:
     """What the records of a decrypted chunk add up to.
 
-    committed: records that verified commitments inside this chunk cover, or None.
+    committed: number of the last record here with a verified commitment, or None.
+    uncovered: runs of records, first and next number, that a missing entry parts from every
+    later commitment; a first of None: since the last commitment of an earlier chunk.
+    covered: the number up to which commitments and missing entries here account for all.
     readable: every control record could be read, so that the sums are whole.
     """
 
@@ -85,6 +88,8 @@ class Content:
     opened: Open | None = None
     ending: Close | Abandon | None = None
     committed: int | None = None
+    uncovered: list[tuple[int | None, int]] = field(default_factory=list)
+    covered: int | None = None
     readable: bool = True
 
 
@@ -213,6 +218,10 @@ class _Reading:
                 self._found.add(Verdict.MISPLACED_END, f"{what} and {where}", self._index)
 
     def _note_missing(self, seq: int, count: int) -> None:
+        # The chain is set here, not computed: later commitments say nothing of what is before.
+        if self._content.covered is None or self._content.covered < seq:
+            self._content.uncovered.append((self._content.covered, seq))
+        self._content.covered = seq + count
         self._content.missing_runs += 1
         if len(self._content.missing_ranges) < MAX_RANGES:
             self._content.missing_ranges.append(Missing(first_seq=seq, count=count))
@@ -262,7 +271,7 @@ class _Reading:
                 self._index,
             )  # fmt: skip
             return
-        self._content.committed = record.seq
+        self._content.committed = self._content.covered = record.seq
 
     def _malformed(self, what: str) -> None:
         self._found.add(Verdict.MALFORMED_RECORD, what, self._index)

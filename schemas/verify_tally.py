@@ -23,7 +23,9 @@ class Sums:
     """Over the chunks that belong to the session; the fields after `decrypted` are known of
     decrypted chunks only.
 
-    committed: records that the newest verified commitment covers.
+    committed: number of the last record with a verified commitment. uncovered: runs of
+    records, first and next number, that no commitment covers; covered: all before this
+    number are covered, missing, or in one of these runs.
     """
 
     first: ChunkHeader | None = None
@@ -43,6 +45,8 @@ class Sums:
     opened: Open | None = None
     ending: Close | Abandon | None = None
     committed: int | None = None
+    uncovered: list[tuple[int, int]] = field(default_factory=list)
+    covered: int = 0
 
     def add(self, header: ChunkHeader, size: int, content: Content | None) -> None:
         """One more chunk, of `size` bytes."""
@@ -70,6 +74,12 @@ class Sums:
         self.ending = content.ending or self.ending
         if content.committed is not None:
             self.committed = max(content.committed, self.committed or 0)
+        for start, end in content.uncovered:
+            first = self.covered if start is None else start
+            if first < end:
+                self.uncovered.append((first, end))
+        if content.covered is not None:
+            self.covered = content.covered
 
 
 def compare_tally(manifest: Manifest, sums: Sums, found: Found) -> None:

@@ -553,13 +553,37 @@ def test_without_documents_the_first_chunk_names_the_session() -> None:
 def test_lost_records_are_a_gap_and_everything_else_is_intact() -> None:
     made = make_session(frames=20, drop={7, 8, 9, 15}, seed=4)
     report = verify(source_of(made), access(made))
-    assert verdicts(report) == {"Gap"}
+    assert verdicts(report) == {"Gap", "Unsigned"}
     assert report.outcome is Severity.INCOMPLETE
     assert report.exit_status == 1
     assert report.totals.missing == 4
     assert report.totals.chunks_ok == len(made.chunks)
     assert areas(report)["completeness"] == "incomplete"
     assert verdicts(verify(source_of(made), Access())) == {"Gap"}
+
+
+def test_records_forged_before_a_missing_one_are_named_as_unsigned() -> None:
+    honest = make_session(frames=30)
+    opened = Open.model_validate_json(honest.records[0].payload)
+    forged = [
+        replace(record, kind=Kind.FRAMES, payload=b"forged") if 0 < record.seq < 20 else record
+        for record in honest.records
+    ]
+    made = assemble(forged, opened, honest.data_key, drop={20})
+    made = replace(made, auditor_identity=honest.auditor_identity)
+    report = verify(source_of(made), access(made))
+    assert verdicts(report) == {"Gap", "Unsigned"}
+    assert areas(report)["recorder"] == "incomplete"
+    assert any("records 0 to 19," in finding.detail for finding in report.findings)
+
+
+def test_records_that_are_signed_before_the_gap_are_not_named() -> None:
+    made = make_session(frames=30, keepalive_every=5, drop={14, 20})
+    signed = [record.seq for record in made.records if record.kind is Kind.KEEPALIVE]
+    report = verify(source_of(made), access(made))
+    assert signed[:3] == [6, 12, 18]
+    detail = next(one.detail for one in report.findings if one.verdict is Verdict.UNSIGNED)
+    assert detail.startswith("records 12 to 13 and 1 more runs,")
 
 
 def test_an_interruption_is_told_by_its_length() -> None:
