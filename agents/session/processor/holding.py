@@ -81,9 +81,9 @@ class Held:
 
         Raises OSError when the disk does not take it; then everything stays in memory.
         """
-        *old, newest = self._records
-        if not old:
+        if len(self._records) < 2:
             return
+        *old, newest = self._records
         if self._file is None:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._file, self._key = _unlinked(folder), key
