@@ -35,6 +35,7 @@ log = structlog.get_logger(__name__)
 
 SESSIONS = "sessions"
 MAX_SHORTCOMINGS = 2000
+PATIENCE = 10
 
 
 class NotYet(Transient):
@@ -132,15 +133,20 @@ class SessionKeeper:
     # -- silent sessions -----------------------------------------------------------------------
 
     async def abandon_silent(self, silent_us: int, since: int) -> list[str]:
-        """End every live session without a sign for `silent_us`; those that were ended.
+        """End every session without a sign for `silent_us`; those that were ended.
 
-        since: no silence counts before this time, when nobody was listening.
+        A session that was closed and is still without a manifest after ten times as long
+        has lost its `close` record. since: no silence counts before this time, when nobody
+        was listening.
         """
         ended = []
-        for document in await self.catalog.find(SESSIONS, {"state": {"$in": sorted(LIVE)}}):
+        open_states = [*sorted(LIVE), "processing"]
+        for document in await self.catalog.find(SESSIONS, {"state": {"$in": open_states}}):
             state = _state(document)
-            silence = self.clock() - max(state.last_sign, since)
-            if state.opened is not None and silence >= silent_us:
+            patience = silent_us if state.state in LIVE else PATIENCE * silent_us
+            silence = self.clock() - max(state.last_sign, state.ended_at or 0, since)
+            waiting = state.manifest_hash is None and not state.abandoned
+            if state.opened is not None and waiting and silence >= patience:
                 await self._abandon(state, silence)
                 ended.append(state.session)
         return ended

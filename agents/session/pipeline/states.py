@@ -98,7 +98,7 @@ def apply(state: SessionState, event: SessionEvent, now: int) -> SessionState:
     if isinstance(data, SessionClosed):
         return _ended(state, at, data.reason, next_seq=data.next_seq, raw_bytes=data.raw_bytes)
     if isinstance(data, SessionAbandoned):
-        return _ended(state, at, data.reason, abandoned=True)
+        return _with(_ended(state, at, data.reason), abandoned=True)
     return _alive(state, data, now)
 
 

@@ -98,7 +98,8 @@ def test_an_abandoned_session_keeps_its_first_end() -> None:
     abandoned = event(SessionAbandoned(session=ID, partition=3, offset=9, reason="silence"), 9)
     state = after([*RECORDER[:2], abandoned, RECORDER[-1]])
     assert (state.abandoned, state.end_reason, state.state) == (True, "silence", "processing")
-    assert not after([*RECORDER, abandoned]).abandoned
+    late = after([*RECORDER, abandoned])
+    assert (late.abandoned, late.end_reason) == (True, "done")
 
 
 def test_a_settled_session_stays_as_it_is_but_for_conflicts() -> None:
