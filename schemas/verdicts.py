@@ -62,6 +62,7 @@ class Verdict(StrEnum):
     MALFORMED_CHECKPOINT = "MalformedCheckpoint"
     INVALID_SIGNATURE = "InvalidSignature"
     UNTRUSTED_SIGNER = "UntrustedSigner"
+    UNTRUSTED_RECORDER = "UntrustedRecorder"
     MALFORMED_COMMITMENT = "MalformedCommitment"
     FORGED_COMMITMENT = "ForgedCommitment"
     COMMITMENT_MISMATCH = "CommitmentMismatch"
@@ -152,6 +153,9 @@ _MEANINGS = {
     Verdict.INVALID_SIGNATURE: _Meaning(Area.CHECKPOINT, _F, _EVIDENCE),
     Verdict.UNTRUSTED_SIGNER: _Meaning(
         Area.CHECKPOINT, _F, "If you trust this processor, add its verifier key with --trust"
+    ),
+    Verdict.UNTRUSTED_RECORDER: _Meaning(
+        Area.RECORDER, _F, "If you trust this recorder, add its verifier key with --trust"
     ),
     Verdict.MALFORMED_COMMITMENT: _Meaning(
         Area.RECORDER, _F, "The recorder wrote what no recorder writes: look at its host"

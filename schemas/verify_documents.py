@@ -181,7 +181,11 @@ def check_closing_note(manifest: Manifest, named: str | None, access: Access, fo
     recorder = Verifier.parse(manifest.recorder)
     if recorder not in access.trusted:
         why = f"{recorder.name}+{recorder.key_id.hex()} is not among the keys you trust"
-        found.skip(Area.RECORDER, "whose key the recorder's is (recorder not pinned)", why)
+        if access.trusted:
+            # Whoever can write to the broker can invent a session under a key of their own.
+            found.add(Verdict.UNTRUSTED_RECORDER, f"the recorder's key {why}")
+        else:
+            found.skip(Area.RECORDER, "whose key the recorder's is (recorder not pinned)", why)
     if manifest.ended_by == "abandon":
         if manifest.closing_note is not None:
             what = "the session was abandoned, and yet has a closing note"

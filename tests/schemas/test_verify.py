@@ -416,7 +416,17 @@ def test_another_trusted_recorder_signs_no_checkpoints() -> None:
     recorder = Signer("desk/recorder", b"\x08" * 32)
     source = source_of()
     source.note = signed(recorder)
-    assert verdicts(verify(source, Access((recorder.verifier,)))) == {"UntrustedSigner"}
+    assert verdicts(verify(source, Access((recorder.verifier,)))) == {
+        "UntrustedRecorder",
+        "UntrustedSigner",
+    }
+
+
+def test_a_recorder_that_is_none_of_the_trusted_keys_fails() -> None:
+    """Otherwise whoever writes to the broker could invent a session of a recorder of their own."""
+    report = verify(source_of(), Access((MADE.processor.verifier,)))
+    assert verdicts(report) == {"UntrustedRecorder"}
+    assert report.exit_status == 1
 
 
 def test_a_wrong_identity_has_its_own_verdict() -> None:
