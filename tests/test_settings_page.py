@@ -1,0 +1,30 @@
+"""docs/settings.md names every setting, and none that does not exist."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+
+from agents.platform.settings import SECTIONS, Section, Settings
+
+PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
+
+
+def sections() -> list[type[Section]]:
+    rooms = [importlib.import_module(f"agents.session.{name}.settings") for name in SECTIONS]
+    found = [
+        getattr(room, f"{name.capitalize()}Settings")
+        for room, name in zip(rooms, SECTIONS, strict=True)
+    ]
+    return [Settings, *found]
+
+
+def test_the_page_names_every_setting_and_no_other() -> None:
+    named = set(re.findall(r"^\| `(LUCID_[A-Z_]+)`", PAGE.read_text(), re.MULTILINE))
+    real = {
+        f"{section.model_config['env_prefix']}{name.upper()}"
+        for section in sections()
+        for name in section.model_fields
+    }
+    assert named == real
