@@ -1,0 +1,1 @@
+"""Speed and memory, as ratios to baselines of the same run."""

@@ -1,0 +1,41 @@
+"""`make bench`, or `python -m bench [NAME …]`: prints the figures, and writes them as JSON."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+NAMES = ("sealing", "memory", "capture")
+OUT = Path("bench/out")
+
+
+def main() -> int:
+    """Run the named benches, all by default."""
+    wanted = sys.argv[1:] or list(NAMES)
+    if unknown := [name for name in wanted if name not in NAMES]:
+        print(f"there is no bench {unknown[0]}; there are {', '.join(NAMES)}", file=sys.stderr)
+        return 2
+    console = Console(highlight=False)
+    results: dict[str, dict[str, float]] = {}
+    for name in wanted:
+        with console.status(f"Measuring {name}"):
+            results[name] = importlib.import_module(f"bench.{name}").run()
+        table = Table(box=None, pad_edge=False, title=name, title_justify="left")
+        table.add_column("figure")
+        table.add_column("value", justify="right")
+        for figure, value in results[name].items():
+            table.add_row(figure, f"{value:.3f}")
+        console.print(table)
+    OUT.mkdir(parents=True, exist_ok=True)
+    (OUT / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    console.print(f"Written to {OUT / 'results.json'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
