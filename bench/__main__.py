@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import sys
 from pathlib import Path
 
+import structlog
 from rich.console import Console
 from rich.table import Table
 
-NAMES = ("sealing", "memory", "capture")
+NAMES = ("sealing", "throughput", "memory", "capture")
 OUT = Path("bench/out")
 
 
@@ -20,6 +22,7 @@ def main() -> int:
     if unknown := [name for name in wanted if name not in NAMES]:
         print(f"there is no bench {unknown[0]}; there are {', '.join(NAMES)}", file=sys.stderr)
         return 2
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     console = Console(highlight=False)
     results: dict[str, dict[str, float]] = {}
     for name in wanted:
