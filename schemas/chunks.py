@@ -32,8 +32,8 @@ from schemas.frames import (
     Kind,
     chain_next,
     decode_entries,
-    encode_entries,
     read_missing,
+    write_entries,
 )
 from schemas.merkle import leaf_hash
 
@@ -184,7 +184,7 @@ def read_chunk(data: bytes) -> Chunk:
 
 
 class Compressor:
-    """zstd with one set of parameters; owns a context, so one thread at a time."""
+    """zstd with one set of parameters; owns a context and a buffer, so one thread at a time."""
 
     def __init__(self, level: int, window_log: int) -> None:
         parameters = zstandard.ZstdCompressionParameters.from_level(
@@ -192,9 +192,13 @@ class Compressor:
         )
         self.level, self.window_log = level, window_log
         self._context = zstandard.ZstdCompressor(compression_params=parameters)
+        self._plaintext = bytearray()
 
-    def compress(self, plaintext: bytes) -> bytes:
-        return self._context.compress(plaintext)
+    def compress(self, records: Sequence[FrameRecord]) -> tuple[bytes, int]:
+        """The records' plaintext as one zstd frame, and the size of the plaintext."""
+        size = write_entries(records, self._plaintext)
+        with memoryview(self._plaintext) as whole, whole[:size] as plaintext:
+            return self._context.compress(plaintext), size
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,8 +223,7 @@ def seal(
     A pure function of its arguments. The nonce is HMAC-SHA256 over the header without
     nonce and the compressed bytes, so equal nonces mean equal chunks (as in SIV, RFC 5297).
     """
-    plaintext = encode_entries(records)
-    compressed = compressor.compress(plaintext)
+    compressed, raw_size = compressor.compress(records)
     chain, next_seq, missing, counted = follow(records, start.chain, start.seq, key.chain)
     header = ChunkHeader(
         last=last,
@@ -233,7 +236,7 @@ def seal(
         next_seq=next_seq,
         missing=missing,
         records=counted,
-        raw_size=len(plaintext),
+        raw_size=raw_size,
         first_time=records[0].time,
         last_time=records[-1].time,
         chain_before=start.chain,

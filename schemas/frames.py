@@ -192,11 +192,26 @@ def read_missing(record: FrameRecord) -> tuple[int, bytes]:
 
 def encode_entries(records: Iterable[FrameRecord]) -> bytes:
     """The plaintext of a chunk."""
-    parts: list[bytes] = []
+    buffer = bytearray()
+    write_entries(list(records), buffer)
+    return bytes(buffer)
+
+
+def write_entries(records: Sequence[FrameRecord], buffer: bytearray) -> int:
+    """Write the plaintext of a chunk over the start of `buffer`, which grows; bytes written.
+
+    A buffer that is used again saves the fresh pages, which cost more than the copy itself.
+    """
+    size = sum(record.size for record in records)
+    if len(buffer) < size:
+        buffer.extend(bytes(size - len(buffer)))
+    position = 0
     for record in records:
-        parts.append(entry_header(record))
-        parts.append(record.payload)
-    return b"".join(parts)
+        start = position + ENTRY_SIZE
+        buffer[position:start] = entry_header(record)
+        position = start + len(record.payload)
+        buffer[start:position] = record.payload
+    return size
 
 
 def decode_entries(session: UUID, plaintext: bytes) -> list[FrameRecord]:

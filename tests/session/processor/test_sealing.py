@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,10 +16,10 @@ from agents.session.processor.holding import HoldingBudget
 from agents.session.processor.sealer import open_session
 from agents.session.processor.session import Session
 from schemas.canonical import encode
-from schemas.chunks import Sealing, read_chunk, unseal
+from schemas.chunks import Compressor, Sealing, read_chunk, unseal
 from schemas.controls import Abandon, Close, Keepalive, Open
 from schemas.datakey import derive, wrap
-from schemas.frames import FrameRecord, InvalidFrameRecord, Kind
+from schemas.frames import FrameRecord, InvalidFrameRecord, Kind, encode_entries
 from schemas.manifests import Manifest
 from schemas.merkle import leaf_hash, root
 from schemas.progress import SessionProgress, read_progress
@@ -221,3 +222,14 @@ def test_an_open_record_that_names_another_session_is_refused() -> None:
     wrong = FrameRecord(other[0].session, Kind.OPEN, 0, START, log[0].chain, log[0].payload)
     with pytest.raises(InvalidFrameRecord):
         open_session(wrong, 0, 0)
+
+
+def test_compressor_used_before_gives_the_same_bytes() -> None:
+    """Its buffer still holds the longer plaintext of the chunk before."""
+    long, short = make_log(60, seed=1), make_log(3, seed=2)
+    used = Compressor(3, 23)
+    used.compress(long)
+    packed, size = used.compress(short)
+    assert (packed, size) == Compressor(3, 23).compress(short)
+    assert zstandard.decompress(packed) == encode_entries(short)
+    assert size == len(encode_entries(short))
