@@ -250,6 +250,8 @@ def event_from_kafka(
         raise InvalidEvent(f"an event has type {attributes['type']!r}, which is not known here")
     if not subject or key != subject.encode() or time is None or time.tzinfo is None:
         raise InvalidEvent(f"event {attributes['id']} has no time, or its key is not its subject")
+    if attributes.get("datacontenttype") != CONTENT_TYPE:
+        raise InvalidEvent(f"event {attributes['id']} holds data that is not {CONTENT_TYPE}")
     return SessionEvent(
         data=decode(model, value),
         source=attributes["source"],
