@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,12 +53,12 @@ class Installation:
             pytest.fail(f"lucid {' '.join(arguments)}: {done.stderr.decode()}")
         return json.loads(done.stdout) if check and "--json" in arguments else done
 
-    def start(self, service: str, name: str = "", **env: str) -> str:
-        """Start a service and wait until it is ready; its name for `stop`."""
+    def start(self, service: str, name: str = "", *, around: Sequence[str] = (), **env: str) -> str:
+        """Start a service, by the command `around`, until it is ready; its name for `stop`."""
         name = name or service
         log = (self.home / f"{name}.log").open("ab")
         process = subprocess.Popen(
-            [sys.executable, "-m", "agents.cli", "run", service],
+            [*around, sys.executable, "-m", "agents.cli", "run", service],
             env={**self.env, **env}, stdout=log, stderr=log,
         )  # fmt: skip
         log.close()
