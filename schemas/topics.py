@@ -93,6 +93,11 @@ class Contract:
         except KeyError:
             raise UnknownTopic(f"topics.yaml has no topic {name}") from None
 
+    @property
+    def limits(self) -> dict[str, int]:
+        """Bytes of the largest record of each topic, by full name."""
+        return {topic.full_name: topic.max_record for topic in self.topics.values()}
+
 
 def parse_contract(text: str, prefix: str = "") -> Contract:
     """Read topics.yaml; raises ContractError that names topic and field."""

@@ -1,13 +1,13 @@
 """Producers: idempotent, every send awaited, every failure a typed error.
 
 LucidError
-├── RecordTooLarge        over the largest record that the contract allows
+├── RecordTooLarge        over the largest record that the contract allows; nothing was sent
 ├── SendRefused           the broker will not take it, however often it is sent
 └── Transient
     └── BrokerUnreachable
 
     create_producer(settings, *, max_record, linger_ms=5) -> AIOKafkaProducer
-    async with Producer(settings, max_record=…, metrics=…) as producer:
+    async with Producer(settings, contract.limits, metrics=…) as producer:
         metadata = await producer.send(topic, value, key=…, headers=…, partition=…)
 
 After any error of `send` on an idempotent producer it is open whether the broker holds the
@@ -17,7 +17,7 @@ record: the caller stops, and its successor does the work again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Self
 
 from aiokafka import AIOKafkaProducer
@@ -28,6 +28,7 @@ from aiokafka.errors import (
     MessageSizeTooLargeError,
     RecordListTooLargeError,
 )
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.structs import RecordMetadata
 
 from agents.platform.broker import unreachable
@@ -69,22 +70,27 @@ def create_producer(
 
 
 class Producer:
-    """An idempotent producer whose sends are acknowledged by all in-sync replicas."""
+    """An idempotent producer whose sends are acknowledged by all in-sync replicas.
+
+    limits: bytes of the largest record batch, by topic; it sends to no other topics. What is
+    over its limit is refused here: once a broker has refused a batch, aiokafka's sequence
+    numbers no longer match the broker's, and every later record of the partition fails.
+    """
 
     def __init__(
         self,
         settings: Settings,
+        limits: Mapping[str, int],
         *,
-        max_record: int,
         metrics: Metrics | None = None,
         linger_ms: int = 5,
         timeout: float = 30.0,
     ) -> None:
         self._settings = settings
         self._metrics = metrics
-        self._max_record = max_record
+        self._limits = limits
         self.kafka = create_producer(
-            settings, max_record=max_record, linger_ms=linger_ms, timeout=timeout
+            settings, max_record=max(limits.values()), linger_ms=linger_ms, timeout=timeout
         )
 
     async def __aenter__(self) -> Self:
@@ -119,19 +125,28 @@ class Producer:
 
         The future must be awaited through `acknowledged`. Raises as `send` does.
         """
-        size = len(value or b"") + len(key or b"")
-        if size > self._max_record:
-            raise RecordTooLarge(
-                f"a record of {size} bytes for {topic} is over {self._max_record} bytes"
-            )
+        fields = list(headers)
+        size = self._fitting(topic, key, value, fields)
         try:
             future: asyncio.Future[RecordMetadata] = await self.kafka.send(
-                topic, value, key=key, headers=list(headers), partition=partition,
+                topic, value, key=key, headers=fields, partition=partition,
                 timestamp_ms=timestamp_ms,
             )  # fmt: skip
         except KafkaError as error:
             raise self._typed(topic, size, error) from error
         return future
+
+    def _fitting(
+        self, topic: str, key: bytes | None, value: bytes | None, headers: list[Header]
+    ) -> int:
+        """Bytes of a batch of this one record, at most; raises RecordTooLarge, SendRefused."""
+        limit = self._limits.get(topic)
+        if limit is None:
+            raise SendRefused(f"this producer has no topic {topic}")
+        size = int(DefaultRecordBatchBuilder.estimate_size_in_bytes(key, value, headers))
+        if size > limit:
+            raise RecordTooLarge(f"a record of {size} bytes for {topic} is over {limit} bytes")
+        return size
 
     async def acknowledged(
         self, future: asyncio.Future[RecordMetadata], topic: str, size: int = 0

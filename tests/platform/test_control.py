@@ -93,7 +93,7 @@ async def bench(stack: Stack, tmp_path: Path) -> AsyncIterator[Bench]:
     settings = Settings.load(home=tmp_path, kafka=stack.kafka, topic_prefix=prefix)
     contract = load_contract(settings)
     await apply_contract(settings, contract)
-    async with Producer(settings, max_record=1_000_000) as producer:
+    async with Producer(settings, contract.limits) as producer:
         yield Bench(
             settings, producer, contract.topic("session.events").full_name,
             contract.topic("dead.letters").full_name,

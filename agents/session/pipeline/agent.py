@@ -72,9 +72,7 @@ async def build(service: Service) -> AsyncIterator[Sequence[Part]]:
     letters_topic = contract.topic("dead.letters")
     async with (
         Catalog(settings) as catalog,
-        Producer(
-            settings, max_record=letters_topic.max_record, metrics=service.metrics
-        ) as producer,
+        Producer(settings, contract.limits, metrics=service.metrics) as producer,
     ):
         await service.wait_until(catalog.prepare)
         service.health.add("catalog", catalog.ping, timeout=6.0)

@@ -37,8 +37,7 @@ async def build(service: Service) -> AsyncIterator[Sequence[Part]]:
     identities = load_identities(section.identity or settings.keys_dir / "processor.age")
     signer = load_signer(settings, "processor")
     contract = load_contract(settings)
-    largest = max(topic.max_record for topic in contract.topics.values())
-    async with Producer(settings, max_record=largest, metrics=service.metrics) as producer:
+    async with Producer(settings, contract.limits, metrics=service.metrics) as producer:
         letters = DeadLetters(
             producer,
             topic=contract.topic("dead.letters").full_name,

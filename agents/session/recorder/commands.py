@@ -160,8 +160,9 @@ def _report(recording: Recording, ended: Ended, as_json: bool) -> None:
 
 
 async def _send(settings: Settings, command: RecorderCommand) -> None:
-    topic = load_contract(settings).topic("session.commands")
-    async with Producer(settings, max_record=topic.max_record) as producer:
+    contract = load_contract(settings)
+    topic = contract.topic("session.commands")
+    async with Producer(settings, contract.limits) as producer:
         await producer.send(topic.full_name, encode(command), key=command.host.encode())
 
 

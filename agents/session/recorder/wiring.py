@@ -51,8 +51,7 @@ async def open_outlet(
     """A connection to the broker; raises BrokerUnreachable."""
     contract = load_contract(settings)
     frames = contract.topic("session.frames")
-    largest = max(contract.topic(name).max_record for name in ("session.frames", "dead.letters"))
-    async with Producer(settings, max_record=largest, metrics=metrics) as producer:
+    async with Producer(settings, contract.limits, metrics=metrics) as producer:
         partitions = len(await producer.kafka.partitions_for(frames.full_name))
         events = EventBus(producer, contract, service=NAME, host=settings.host, stop=stop)
         yield Outlet(producer, events, frames.full_name, partitions)

@@ -43,7 +43,7 @@ async def keeper(stack: Stack, tmp_path: Path) -> AsyncIterator[SessionKeeper]:
     )  # fmt: skip
     contract = load_contract(settings)
     await apply_contract(settings, contract)
-    async with Catalog(settings) as catalog, Producer(settings, max_record=10**6) as producer:
+    async with Catalog(settings) as catalog, Producer(settings, contract.limits) as producer:
         events = EventBus(producer, contract, service="pipeline", host="h")
         topics = Topics(
             contract.topic("session.frames").full_name, contract.topic("session.anchors").full_name

@@ -1,0 +1,221 @@
+"""Offsets over a contiguous prefix, and runners that share partitions on a real broker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agents.platform.dataplane import Fail, OffsetTracker, Runner, RunnerStuck, Tasks
+from agents.platform.producer import Producer
+from agents.platform.retry import Deadline
+from agents.platform.settings import Settings
+from tests.conftest import Stack
+
+PARTITIONS = 4
+
+
+@given(st.sets(st.integers(0, 60), min_size=1), st.randoms(use_true_random=False))
+def test_a_position_never_passes_what_is_not_finished(offsets: set[int], order: Any) -> None:
+    tracker = OffsetTracker()
+    assert tracker.position() is None
+    waiting = sorted(offsets)
+    for offset in waiting:
+        tracker.add(offset)
+    finishing = list(waiting)
+    order.shuffle(finishing)
+    for done in finishing:
+        tracker.done(done)
+        waiting.remove(done)
+        assert tracker.position() == (waiting[0] if waiting else max(offsets) + 1)
+
+
+def test_an_offset_is_added_once_and_in_order() -> None:
+    tracker = OffsetTracker()
+    tracker.skip(5)
+    assert tracker.position() == 6
+    with pytest.raises(ValueError, match="offset 5"):
+        tracker.add(5)
+
+
+class Collecting:
+    """A worker whose records are finished when the test opens the gate."""
+
+    def __init__(self, partition: TopicPartition, log: Log, fail: Fail) -> None:
+        self.partition, self.log = partition, log
+        self.tracker, self.tasks = OffsetTracker(), Tasks(fail)
+
+    async def start(self) -> None:
+        self.log.started.append(self.partition.partition)
+
+    async def take(self, records: Sequence[Any]) -> None:
+        for record in records:
+            self.tracker.add(record.offset)
+            self.tasks.spawn(self._finish(record), len(record.value))
+
+    async def _finish(self, record: Any) -> None:
+        await self.log.gate.wait()
+        if record.value == b"poison":
+            raise RuntimeError("a bug")
+        self.log.done.append((record.partition, record.offset))
+        self.tracker.done(record.offset)
+
+    def position(self) -> int | None:
+        return self.tracker.position()
+
+    def busy(self) -> int:
+        return self.tasks.busy
+
+    async def committed(self, offset: int) -> None:
+        self.log.commits.append((self.partition.partition, offset))
+
+    async def drain(self, deadline: Deadline) -> None:
+        await self.tasks.drain(deadline)
+
+    async def close(self) -> None:
+        self.tasks.cancel()
+        self.log.closed.append(self.partition.partition)
+
+
+class Log:
+    """What the workers of one runner did."""
+
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.started: list[int] = []
+        self.closed: list[int] = []
+        self.done: list[tuple[int, int]] = []
+        self.commits: list[tuple[int, int]] = []
+
+
+class Group:
+    """A topic of its own, and runners of one consumer group on it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.topic = f"dataplane-{uuid4().hex[:8]}"
+        self.running: list[tuple[asyncio.Event, asyncio.Task[None]]] = []
+
+    def runner(self, log: Log, busy_limit: int = 10**6) -> tuple[Runner, asyncio.Task[None]]:
+        runner = Runner(
+            servers=self.settings.kafka_servers(), group=self.topic, topics=[self.topic],
+            make_worker=lambda partition, _, fail: Collecting(partition, log, fail),
+            busy_limit=busy_limit, fetch_bytes=65536,
+            consumer_options={"heartbeat_interval_ms": 300},
+        )  # fmt: skip
+        stop = asyncio.Event()
+        task = asyncio.create_task(runner.run(stop))
+        self.running.append((stop, task))
+        return runner, task
+
+    async def stop(self, which: int = -1) -> None:
+        stop, task = self.running.pop(which)
+        stop.set()
+        async with asyncio.timeout(15):
+            await task
+
+    async def send(self, count: int, value: bytes = b"x") -> None:
+        """`count` records on each partition."""
+        async with Producer(self.settings, {self.topic: 10**6}) as producer:
+            for number in range(count * PARTITIONS):
+                await producer.send(self.topic, value, partition=number % PARTITIONS)
+
+
+@pytest.fixture
+async def group(stack: Stack, tmp_path: Path) -> AsyncIterator[Group]:
+    found = Group(Settings.load(home=tmp_path, kafka=stack.kafka))
+    admin = AIOKafkaAdminClient(bootstrap_servers=found.settings.kafka_servers())
+    await admin.start()
+    try:
+        await admin.create_topics([NewTopic(found.topic, PARTITIONS, 1)])
+    finally:
+        await admin.close()
+    yield found
+    for _, task in found.running:
+        task.cancel()
+    await asyncio.gather(*(task for _, task in found.running), return_exceptions=True)
+
+
+async def until(look: Callable[[], Any], seconds: float = 30.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not look():
+            await asyncio.sleep(0.02)
+
+
+async def test_two_runners_share_the_partitions_and_lose_nothing(group: Group) -> None:
+    first, second = Log(), Log()
+    one, _ = group.runner(first)
+    await group.send(5)
+    await until(lambda: len(first.done) == 5 * PARTITIONS)
+    two, _ = group.runner(second)
+    await until(lambda: len(one.assigned) == len(two.assigned) == PARTITIONS // 2)
+    assert {*one.assigned, *two.assigned} == {
+        TopicPartition(group.topic, number) for number in range(PARTITIONS)
+    }
+    await group.send(5)
+    await until(lambda: len({*first.done, *second.done}) == 10 * PARTITIONS)
+    await group.stop(0)
+    await until(lambda: len(two.assigned) == PARTITIONS)
+    await group.send(5)
+    await until(lambda: len({*first.done, *second.done}) == 15 * PARTITIONS)
+    assert len(first.done) + len(second.done) == 15 * PARTITIONS, "a commit came too late"
+    await two.healthy()
+
+
+async def test_what_was_not_finished_comes_again_to_the_next_owner(group: Group) -> None:
+    first, second = Log(), Log()
+    first.gate.clear()
+    _, task = group.runner(first)
+    await group.send(3)
+    await until(lambda: len(first.started) == PARTITIONS)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    group.running.clear()
+    assert (first.done, first.commits) == ([], [])
+    group.runner(second)
+    await until(lambda: len(second.done) == 3 * PARTITIONS)
+    await group.stop()
+    assert sorted(second.commits)[-1] == (PARTITIONS - 1, 3)
+    assert sorted(second.closed) == list(range(PARTITIONS))
+
+
+async def test_fetching_pauses_above_the_limit_and_goes_on_below(group: Group) -> None:
+    log = Log()
+    log.gate.clear()
+    runner, _ = group.runner(log, busy_limit=20_000)
+    await group.send(20, bytes(10_000))
+    await until(lambda: runner.busy() > 20_000)
+    held = runner.busy()
+    await until(lambda: runner._paused)
+    assert held < 20 * PARTITIONS * 10_000
+    log.gate.set()
+    await until(lambda: len(log.done) == 20 * PARTITIONS)
+    await until(lambda: not runner._paused)
+
+
+async def test_a_bug_in_a_worker_ends_the_runner_and_commits_nothing_of_it(group: Group) -> None:
+    log = Log()
+    _, task = group.runner(log)
+    await group.send(1, b"poison")
+    with pytest.raises(RuntimeError, match="a bug"):
+        await asyncio.wait_for(task, 30)
+    assert [commit for commit in log.commits if commit[1] > 0] == []
+
+
+async def test_a_loop_that_does_not_turn_is_not_healthy(
+    group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner, _ = group.runner(Log())
+    await runner.healthy()
+    monkeypatch.setattr("agents.platform.dataplane.STUCK_AFTER", -1.0)
+    with pytest.raises(RunnerStuck, match="no records were polled"):
+        await runner.healthy()
