@@ -12,6 +12,7 @@ from agents.platform.contract import load_contract
 from agents.platform.control import ControlPlane, Record
 from agents.platform.deadletters import DeadLetters
 from agents.platform.eventbus import EventBus
+from agents.platform.keys import load_trusted
 from agents.platform.producer import Producer
 from agents.platform.retry import Transient, wait_stopped
 from agents.platform.service import Part, Service, StopSignal, run_service
@@ -83,7 +84,11 @@ async def build(service: Service) -> AsyncIterator[Sequence[Part]]:
         topics = Topics(
             contract.topic("session.frames").full_name, contract.topic("session.anchors").full_name
         )
-        keeper = SessionKeeper(catalog, producer, events, topics, settings.host)
+        trusted = load_trusted(settings)
+        if not trusted:
+            log.warning("no key is trusted: whose checkpoints these are is not checked",
+                        folder=str(settings.keys_dir))  # fmt: skip
+        keeper = SessionKeeper(catalog, producer, events, topics, settings.host, trusted)
         watch = Watch(keeper, section)
 
         async def handle(event: SessionEvent, record: Record) -> None:

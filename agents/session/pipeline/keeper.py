@@ -7,7 +7,7 @@ event that comes twice, never lose a change.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -29,6 +29,7 @@ from schemas.events import (
 )
 from schemas.frames import FrameRecord, Kind, to_kafka
 from schemas.manifests import Manifest, read_manifest
+from schemas.notes import Verifier
 from schemas.sessions import parse_session_id
 
 log = structlog.get_logger(__name__)
@@ -57,13 +58,17 @@ class Topics:
 
 @dataclass(frozen=True, slots=True)
 class SessionKeeper:
-    """The sessions' documents. Every method raises Transient while catalog or broker fail."""
+    """The sessions' documents. Every method raises Transient while catalog or broker fail.
+
+    trusted: the keys of which one has to have signed each checkpoint; none: anybody's will do.
+    """
 
     catalog: Catalog
     producer: Producer
     events: EventBus
     topics: Topics
     host: str
+    trusted: Sequence[Verifier] = ()
     clock: Callable[[], int] = wall_clock
 
     async def handle(self, event: SessionEvent) -> SessionState:
@@ -99,7 +104,9 @@ class SessionKeeper:
         chunks = [_stored(document) async for document in self.catalog.chunks(state.session)]
         if len(chunks) < manifest.chunks and state.next_index >= manifest.chunks:
             raise NotYet(f"the catalog does not show all chunks of session {state.session} yet")
-        found = reconcile(state, manifest, entry["manifest"].encode(), entry["checkpoint"], chunks)
+        found = reconcile(
+            state, manifest, entry["manifest"].encode(), entry["checkpoint"], chunks, self.trusted
+        )
         size = sum(chunk.size for chunk in chunks)
         await self._announce(state.session, manifest, found, len(chunks), size)
         log.info("session settled", session=state.session, complete=not found, chunks=len(chunks))

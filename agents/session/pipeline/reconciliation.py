@@ -6,6 +6,7 @@ processor's), the catalog's chunk entries (storage's), and the signed checkpoint
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from agents.session.pipeline.states import SessionState
 from schemas.errors import FormatError
 from schemas.manifests import Manifest, manifest_hash
 from schemas.merkle import root
-from schemas.notes import Checkpoint, split_note
+from schemas.notes import Checkpoint, Verifier, open_note, split_note
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +37,12 @@ def reconcile(
     manifest_bytes: bytes,
     checkpoint: str,
     chunks: Sequence[StoredChunk],
+    trusted: Sequence[Verifier] = (),
 ) -> list[str]:
     """One sentence for each thing that is missing or does not add up; empty when complete.
 
-    chunks: in order of their index.
+    chunks: in order of their index. trusted: keys one of which has to have signed the
+    checkpoint; with none, nobody's signature is checked.
     """
     return [
         *manifest.shortcomings(),
@@ -47,6 +50,7 @@ def reconcile(
         *_chunks(manifest, chunks),
         *_totals(manifest, chunks),
         *_checkpoint(manifest, manifest_bytes, checkpoint),
+        *_signature(manifest, checkpoint, trusted),
         *_conflicts(state),
     ]
 
@@ -113,6 +117,18 @@ def _checkpoint(manifest: Manifest, manifest_bytes: bytes, note: str) -> list[st
     if checkpoint.manifest != manifest_hash(manifest_bytes):
         return ["the checkpoint was signed over another manifest"]
     return []
+
+
+def _signature(manifest: Manifest, note: str, trusted: Sequence[Verifier]) -> list[str]:
+    """A recorder's key signs what was captured, never what was sealed."""
+    processors = [verifier for verifier in trusted if str(verifier) != manifest.recorder]
+    for verifier in processors:
+        with contextlib.suppress(FormatError):
+            open_note(note, verifier)
+            return []
+    if not processors:
+        return []
+    return ["the checkpoint is signed by no processor that trusted.txt names"]
 
 
 def _conflicts(state: SessionState) -> list[str]:

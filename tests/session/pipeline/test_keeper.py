@@ -17,6 +17,8 @@ from agents.platform.eventbus import EventBus
 from agents.platform.producer import Producer
 from agents.platform.settings import Settings
 from agents.session.pipeline.keeper import NotYet, SessionKeeper, Topics
+from agents.session.pipeline.reconciliation import StoredChunk, reconcile
+from agents.session.pipeline.states import SessionState
 from schemas.canonical import Strict
 from schemas.events import (
     ChunkStored,
@@ -27,8 +29,11 @@ from schemas.events import (
 )
 from schemas.frames import Kind, from_kafka
 from schemas.manifests import manifest_hash
+from schemas.notes import Signer, Verifier
 from tests.conftest import Stack
-from tests.factories import MadeSession, make_session
+from tests.factories import PROCESSOR, RECORDER, MadeSession, make_session
+
+FOREIGN = Signer("foreign.example/one", b"\x07" * 32)
 
 SECOND = 1_000_000
 BEGIN = 1_800_000_000 * SECOND
@@ -123,6 +128,36 @@ async def test_a_session_with_a_hole_is_incomplete_and_says_where(keeper: Sessio
         state = await keeper.handle(one)
     assert state.state == "incomplete"
     assert any("3" in line for line in state.shortcomings)
+
+
+@pytest.mark.parametrize(
+    ("trusted", "found"),
+    [
+        ([PROCESSOR.verifier], ""),
+        ([RECORDER.verifier, PROCESSOR.verifier], ""),
+        ([RECORDER.verifier], ""),
+        ([], ""),
+        ([FOREIGN.verifier, RECORDER.verifier], "trusted.txt"),
+        ([Signer(PROCESSOR.name, FOREIGN.seed).verifier], "trusted.txt"),
+    ],
+)
+def test_a_checkpoint_of_an_unknown_processor_is_a_shortcoming(
+    trusted: list[Verifier], found: str
+) -> None:
+    made = make_session()
+    state = SessionState(session=made.manifest.session)
+    chunks = [
+        StoredChunk(
+            one.header.index, one.leaf, len(one.data), one.header.first_seq, one.header.next_seq,
+            one.header.records, one.header.missing, one.header.raw_size,
+        )
+        for one in made.chunks
+    ]  # fmt: skip
+    sentences = reconcile(
+        state, made.manifest, made.manifest_bytes, made.checkpoint, chunks, trusted
+    )
+    assert len(sentences) == (1 if found else 0)
+    assert found in "".join(sentences)
 
 
 async def test_an_entry_that_is_not_there_yet_is_waited_for(keeper: SessionKeeper) -> None:

@@ -166,6 +166,30 @@ def test_drawing_the_same_again_gives_no_payload(xvfb: Xvfb, watched: Watched) -
     painter.close()
 
 
+def test_another_resolution_gives_a_keyframe_of_the_new_size(xvfb: Xvfb, watched: Watched) -> None:
+    def xrandr(*arguments: str) -> None:
+        subprocess.run(["xrandr", "-display", xvfb.display, *arguments], check=True)
+
+    watched.until(lambda: watched.screen.canvas.shape == (480, 640, 3))
+    xrandr("--newmode", "small", "6", *["320"] * 4, *["240"] * 4)
+    xrandr("--addmode", "screen", "small")
+    for mode, width, height in (("small", 320, 240), ("640x480", 640, 480)):
+        xrandr("--output", "screen", "--mode", mode, "--fb", f"{width}x{height}")
+        painter = Painter(xvfb.display)
+        painter.fill(0x445566, width - 9, height - 9, 9, 9)
+        watched.until(lambda size=(height, width, 3): watched.screen.canvas.shape == size)
+        watched.until(lambda: watched.screen.canvas[-1, -1].tolist() == [0x66, 0x55, 0x44])
+        assert np.array_equal(watched.screen.canvas, grab(xvfb.display))
+        painter.close()
+    sizes = [
+        update.items[0]
+        for update in map(decode_update, watched.payloads)
+        if update.keyframe and isinstance(update.items[0], Size)
+    ]
+    assert Size(320, 240) in sizes
+    assert sizes[-1] == Size(640, 480)
+
+
 def test_the_pointer_is_followed(xvfb: Xvfb, watched: Watched) -> None:
     watched.until(lambda: watched.screen.pointer is not None)
     painter = Painter(xvfb.display)
