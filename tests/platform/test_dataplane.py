@@ -10,7 +10,6 @@ from uuid import uuid4
 
 import pytest
 from aiokafka import TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,6 +18,7 @@ from agents.platform.producer import Producer
 from agents.platform.retry import Deadline
 from agents.platform.settings import Settings
 from tests.conftest import Stack
+from tests.platform.topics import create_topic
 
 PARTITIONS = 4
 
@@ -133,12 +133,7 @@ class Group:
 @pytest.fixture
 async def group(stack: Stack, tmp_path: Path) -> AsyncIterator[Group]:
     found = Group(Settings.load(home=tmp_path, kafka=stack.kafka))
-    admin = AIOKafkaAdminClient(bootstrap_servers=found.settings.kafka_servers())
-    await admin.start()
-    try:
-        await admin.create_topics([NewTopic(found.topic, PARTITIONS, 1)])
-    finally:
-        await admin.close()
+    await create_topic(found.settings, found.topic, PARTITIONS)
     yield found
     for _, task in found.running:
         task.cancel()

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.records_to_delete import RecordsToDelete
 
 from agents.platform.deadletters import DeadLetters
@@ -21,6 +21,7 @@ from agents.platform.settings import Settings
 from schemas.deadletters import from_kafka
 from schemas.frames import InvalidFrameRecord
 from tests.conftest import Stack
+from tests.platform.topics import create_topic
 
 LIMIT = 20_000
 
@@ -48,14 +49,8 @@ class Topics:
 @pytest.fixture
 async def topics(stack: Stack, tmp_path: Path) -> AsyncIterator[Topics]:
     found = Topics(Settings.load(home=tmp_path, kafka=stack.kafka))
-    admin = AIOKafkaAdminClient(bootstrap_servers=found.settings.kafka_servers())
-    await admin.start()
-    try:
-        small = {"max.message.bytes": str(LIMIT)}
-        await admin.create_topics([NewTopic(found.name, 1, 1, topic_configs=small)])
-        yield found
-    finally:
-        await admin.close()
+    await create_topic(found.settings, found.name, 1, {"max.message.bytes": str(LIMIT)})
+    yield found
 
 
 async def test_a_record_over_the_limit_is_refused_and_its_neighbours_go_on(topics: Topics) -> None:
