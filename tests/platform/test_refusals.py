@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -47,10 +46,10 @@ class Topics:
 
 
 @pytest.fixture
-async def topics(stack: Stack, tmp_path: Path) -> AsyncIterator[Topics]:
+async def topics(stack: Stack, tmp_path: Path) -> Topics:
     found = Topics(Settings.load(home=tmp_path, kafka=stack.kafka))
     await create_topic(found.settings, found.name, 1, {"max.message.bytes": str(LIMIT)})
-    yield found
+    return found
 
 
 async def test_a_record_over_the_limit_is_refused_and_its_neighbours_go_on(topics: Topics) -> None:
