@@ -21,7 +21,7 @@ from agents.auditor.files import whole_file
 from agents.auditor.reading import frame_payloads, open_session
 from agents.auditor.sessions import find_session, list_sessions, show_session
 from agents.auditor.verify import Step, run_verification
-from agents.platform.output import AsJson, errors, print_json
+from agents.platform.output import AsJson, errors, print_json, print_wide
 from agents.platform.settings import Settings
 from schemas.errors import LucidError
 from schemas.sessions import InvalidSessionId, parse_session_id
@@ -194,8 +194,7 @@ def list_command(
             "" if one.frames is None else str(one.frames), str(one.chunks),
             f"{one.stored_bytes / 1e6:.1f}",
         )  # fmt: skip
-    # A line that wraps is read more easily than one whose columns are cut off.
-    Console(width=max(Console().width, 120)).print(table)
+    print_wide(table, 120)
 
 
 def _moment(microseconds: int) -> str:

@@ -7,11 +7,10 @@ from enum import StrEnum
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from agents.platform.keys import ROLES, KeyFile, init_keys, show_keys
-from agents.platform.output import AsJson, print_json
+from agents.platform.output import AsJson, print_json, print_wide
 from agents.platform.settings import Settings
 
 app = typer.Typer(help="Make and show identities.", no_args_is_help=True)
@@ -32,12 +31,11 @@ def _show(settings: Settings, keys: Sequence[KeyFile], as_json: bool) -> None:
         print_json({"keys": [{name: str(getattr(key, name)) for name in fields} for key in keys]})
         return
     table = Table(box=None, pad_edge=False)
-    for heading in ("file", "mode", "what it does"):
-        table.add_column(heading)
-    table.add_column("public part", overflow="fold")
+    for heading in ("file", "mode", "what it does", "public part"):
+        table.add_column(heading, no_wrap=True, overflow="fold")
     for key in keys:
         table.add_row(key.name, key.mode, key.kind, key.public)
-    Console().print(table)
+    print_wide(table, 140)
     typer.echo(f"Folder: {settings.keys_dir}")
 
 

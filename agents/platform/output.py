@@ -7,10 +7,18 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 errors = Console(stderr=True, highlight=False)
+
+
+def print_wide(table: Table, least: int) -> None:
+    """Print a table over `least` columns or more: wrapped lines can be read and copied from."""
+    console = Console(highlight=False)
+    console.width = max(console.width, least)
+    console.print(table)
 
 
 def print_json(value: Any) -> None:
