@@ -53,6 +53,18 @@ class Installation:
             pytest.fail(f"lucid {' '.join(arguments)}: {done.stderr.decode()}")
         return json.loads(done.stdout) if check and "--json" in arguments else done
 
+    def record(self, *arguments: str) -> tuple[subprocess.Popen[bytes], str]:
+        """`lucid record` as a process of its own that has begun, and its session."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "agents.cli", "record", *arguments],
+            env=self.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        assert process.stderr is not None
+        for line in process.stderr:
+            if b"Recording session" in line:
+                return process, line.decode().split("session ")[1].split(";")[0]
+        pytest.fail(f"the recorder ended with status {process.wait(10)}")
+
     def start(self, service: str, name: str = "", *, around: Sequence[str] = (), **env: str) -> str:
         """Start a service, by the command `around`, until it is ready; its name for `stop`."""
         name = name or service

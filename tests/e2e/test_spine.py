@@ -82,18 +82,10 @@ def test_standard_input_is_recorded_to_its_end(lucid: Installation) -> None:
 def test_a_recorder_that_vanishes_is_abandoned_and_said_to_be_incomplete(
     lucid: Installation,
 ) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "agents.cli", "record", "--synthetic", "100000", "--size", "1000",
-         "--rate", "20"],
-        env=lucid.env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    assert process.stderr is not None
-    line = process.stderr.readline().decode()
-    session = line.split("session ")[1].split(";")[0]
+    process, session = lucid.record("--synthetic", "100000", "--size", "1000", "--rate", "20")
     wait_for(lambda: lucid.state(session) == "recording", "recording session")
     process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stderr.close()
+    process.communicate(timeout=10)
     assert lucid.settled(session) == "incomplete"
     shown = lucid.lucid("sessions", "show", session, "--json")
     assert shown["ended_by"] == "abandon"
@@ -102,13 +94,7 @@ def test_a_recorder_that_vanishes_is_abandoned_and_said_to_be_incomplete(
 
 
 def test_ctrl_c_closes_a_session_properly(lucid: Installation) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "agents.cli", "record", "--synthetic", "100000", "--size", "1000",
-         "--rate", "20"],
-        env=lucid.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    assert process.stderr is not None
-    session = process.stderr.readline().decode().split("session ")[1].split(";")[0]
+    process, session = lucid.record("--synthetic", "100000", "--size", "1000", "--rate", "20")
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=30)
     assert process.returncode == 0
@@ -198,12 +184,7 @@ def live_session(lucid: Installation, owner: str) -> str:
 
 def test_a_display_that_dies_ends_its_session_with_a_gap(lucid: Installation) -> None:
     with xvfb() as (display, server):
-        recorder = subprocess.Popen(
-            [sys.executable, "-m", "agents.cli", "record", "--display", display],
-            env=lucid.env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        )  # fmt: skip
-        assert recorder.stderr is not None
-        session = recorder.stderr.readline().decode().split("session ")[1].split(";")[0]
+        recorder, session = lucid.record("--display", display)
         server.kill()
         _, told = recorder.communicate(timeout=20)
     assert recorder.returncode == 66

@@ -25,7 +25,7 @@ from agents.session.recorder.order import Ended, Order
 from agents.session.recorder.recording import Recording
 from agents.session.recorder.settings import RecorderSettings
 from agents.session.recorder.sources.capture import Capture, source_of
-from agents.session.recorder.spool import leftovers
+from agents.session.recorder.spool import leftovers, unattended
 from agents.session.recorder.wiring import follow_progress, make_order, open_outlet
 from agents.session.recorder.wiring import resume as resume_spool
 from schemas.canonical import encode
@@ -110,8 +110,9 @@ async def _record(
     async with open_outlet(settings, asyncio.Event()) as outlet:
         recording = Recording(source_of(capture, section), order, outlet, capture)
         await recording.open()
-        if left := len(leftovers(order.spool.folder)) - 1:
-            errors.print(f"{left} more sessions were left here; `lucid record --resume` goes on")
+        if left := unattended(order.spool.folder):
+            errors.print(f"{len(left)} sessions were left on this host; `lucid record --resume` "
+                         "goes on with them")  # fmt: skip
         return (await _run(settings, [recording], duration, quiet=quiet))[0]
 
 

@@ -411,6 +411,19 @@ def leftovers(folder: Path) -> list[Path]:
     return [one for one in entries if one.suffix != ENDED and (one / HEAD).is_file()]
 
 
+def unattended(folder: Path) -> list[Path]:
+    """Those of `leftovers` that no recorder has open now."""
+    return [one for one in leftovers(folder) if not _is_locked(one)]
+
+
+def _is_locked(place: Path) -> bool:
+    try:
+        os.close(_lock(place))
+    except (SpoolBusy, OSError):
+        return True
+    return False
+
+
 def _session(place: Path) -> UUID:
     try:
         return UUID(place.name)

@@ -160,6 +160,10 @@ class Track:
         raw_bytes: payload of a frame, which is counted. A record that the disk does not take
         leaves its number to the next one.
         """
+        # A caller that is cancelled must not leave a record on disk that was not counted.
+        return await asyncio.shield(asyncio.create_task(self._put(make, raw_bytes)))
+
+    async def _put(self, make: Make, raw_bytes: int) -> FrameRecord:
         async with self._turn:
             self.publisher.check()
             position = self.sequencer.position
