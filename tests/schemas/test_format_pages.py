@@ -115,6 +115,7 @@ def test_every_header_of_a_dead_letter_is_described_in_its_order() -> None:
     letter = deadletters.DeadLetter(
         service="storage", topic="t", partition=0, offset=0, code="C", reason="r", key=b"k",
         value=None, headers=(("x", b""),), timestamp=0, left_out=1, value_size=1,
+        tries=2, first="t/0/0",
     )  # fmt: skip
     written = [name for name, _ in deadletters.to_kafka(letter)[1]]
     described = [row[0].strip("`") for row in rows(page("dead-letter.md"))]

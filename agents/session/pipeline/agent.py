@@ -10,7 +10,7 @@ import structlog
 from agents.platform.catalog import Catalog
 from agents.platform.contract import load_contract
 from agents.platform.control import ControlPlane, Record
-from agents.platform.deadletters import DeadLetters
+from agents.platform.deadletters import open_letters
 from agents.platform.eventbus import EventBus
 from agents.platform.keys import load_trusted
 from agents.platform.producer import Producer
@@ -70,16 +70,13 @@ async def build(service: Service) -> AsyncIterator[Sequence[Part]]:
     settings, section = service.settings, service.section
     assert isinstance(section, PipelineSettings)
     contract = load_contract(settings)
-    letters_topic = contract.topic("dead.letters")
     async with (
         Catalog(settings) as catalog,
         Producer(settings, contract.limits, metrics=service.metrics) as producer,
     ):
         await service.wait_until(catalog.prepare)
         service.health.add("catalog", catalog.ping, timeout=6.0)
-        letters = DeadLetters(
-            producer, topic=letters_topic.full_name, service=NAME, metrics=service.metrics
-        )
+        letters = open_letters(service, producer, contract)
         events = EventBus(producer, contract, service=NAME, host=settings.host, stop=service.stop)
         topics = Topics(
             contract.topic("session.frames").full_name, contract.topic("session.anchors").full_name
