@@ -6,23 +6,26 @@ and their data stand in EVENT_TYPES, the envelope in schemas/envelope.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar, Self
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from schemas.canonical import Strict
 from schemas.commands import Action
 from schemas.controls import Reason, Text
-from schemas.envelope import Event
+from schemas.envelope import Event, InvalidEvent
 from schemas.manifests import Count, Hex32
+from schemas.sessions import parse_session_id
+
+SessionId = Annotated[str, AfterValidator(lambda text: str(parse_session_id(text)))]
 
 
 class SessionOpened(Strict):
     """The recorder has put the `open` record on the broker, at this partition and offset."""
 
-    session: str
+    session: SessionId
     partition: Count
     offset: Count
     host: Text
@@ -37,26 +40,26 @@ class SessionOpened(Strict):
 class SessionHeartbeat(Strict):
     """The recorder lives. next_seq: records sent so far; raw_bytes: their payloads."""
 
-    session: str
+    session: SessionId
     next_seq: Count
     raw_bytes: Count
     paused: bool = False
 
 
 class SessionPaused(Strict):
-    session: str
+    session: SessionId
     reason: Reason
 
 
 class SessionResumed(Strict):
-    session: str
+    session: SessionId
     reason: Reason
 
 
 class SessionClosed(Strict):
     """The `close` record is on the broker; next_seq counts it."""
 
-    session: str
+    session: SessionId
     next_seq: Count
     raw_bytes: Count
     reason: Reason
@@ -65,7 +68,7 @@ class SessionClosed(Strict):
 class SessionAbandoned(Strict):
     """The pipeline has put an `abandon` record on the broker."""
 
-    session: str
+    session: SessionId
     partition: Count
     offset: Count
     reason: Reason
@@ -74,7 +77,7 @@ class SessionAbandoned(Strict):
 class ChunkStored(Strict):
     """Storage has the chunk on disk and in the catalog. size: bytes of the file."""
 
-    session: str
+    session: SessionId
     index: Count
     leaf: Hex32
     size: Count
@@ -86,21 +89,21 @@ class ChunkStored(Strict):
 class ChunkConflict(Strict):
     """A chunk differs from the first one stored under its index; it is kept aside."""
 
-    session: str
+    session: SessionId
     index: Count
     stored_leaf: Hex32
     refused_leaf: Hex32
 
 
 class ManifestStored(Strict):
-    session: str
+    session: SessionId
     manifest_hash: Hex32
 
 
 class ManifestConflict(Strict):
     """A manifest differs from the first one stored for its session; it is kept aside."""
 
-    session: str
+    session: SessionId
     stored_hash: Hex32
     refused_hash: Hex32
 
@@ -108,7 +111,7 @@ class ManifestConflict(Strict):
 class SessionCompleted(Strict):
     """Everything that was recorded is sealed, stored and counted."""
 
-    session: str
+    session: SessionId
     chunks: Count
     records: Count
     stored_bytes: Count
@@ -118,7 +121,7 @@ class SessionCompleted(Strict):
 class SessionIncomplete(Strict):
     """The session has ended, and this is what is missing."""
 
-    session: str
+    session: SessionId
     shortcomings: list[str] = Field(min_length=1, max_length=2000)
 
 
@@ -127,7 +130,7 @@ class CommandDone(Strict):
 
     action: Action
     host: Text
-    session: str
+    session: SessionId
 
 
 class CommandRefused(Strict):
@@ -135,7 +138,7 @@ class CommandRefused(Strict):
 
     action: Action
     host: Text
-    session: str | None = None
+    session: SessionId | None = None
     code: str
     reason: str
 
@@ -169,6 +172,17 @@ class SessionEvent(Event):
     extensions: ClassVar[Mapping[str, str]] = {"correlationid": "correlation"}
 
     correlation: str = ""
+
+    @classmethod
+    def from_kafka(
+        cls, key: bytes | None, headers: Sequence[tuple[str, bytes | None]], value: bytes | None
+    ) -> Self:
+        """Read an event; raises InvalidEvent, also when its subject is not what it speaks of."""
+        event = super(SessionEvent, cls).from_kafka(key, headers, value)
+        fields = dict(event.data)
+        if event.subject != (fields["session"] or fields.get("host")):
+            raise InvalidEvent(f"event {event.id} speaks of another session than its subject")
+        return event
 
 
 event_to_kafka = SessionEvent.to_kafka

@@ -134,6 +134,8 @@ class Producer:
             )  # fmt: skip
         except KafkaError as error:
             raise self._typed(topic, size, error) from error
+        except AssertionError as error:  # aiokafka's way to say so
+            raise SendRefused(f"{topic} has no partition {partition}") from error
         return future
 
     def _fitting(
