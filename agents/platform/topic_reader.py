@@ -14,7 +14,7 @@ from typing import TypeAlias
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
-from agents.platform.broker import TopicMissing, unreachable
+from agents.platform.broker import BrokerProbe, unreachable
 from agents.platform.settings import Settings
 
 FETCH_BYTES = 8 * 1024**2
@@ -25,11 +25,12 @@ Seen = Callable[[int, int], None]
 
 
 @asynccontextmanager
-async def _consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
+async def _consumer(settings: Settings, *topics: str) -> AsyncIterator[AIOKafkaConsumer]:
+    """A consumer of no group; of `topics` it has all partitions."""
     consumer = AIOKafkaConsumer(
-        bootstrap_servers=settings.kafka_servers(), group_id=None, enable_auto_commit=False,
-        auto_offset_reset="earliest", max_partition_fetch_bytes=FETCH_BYTES,
-        fetch_max_bytes=FETCH_BYTES, fetch_max_wait_ms=100,
+        *topics, bootstrap_servers=settings.kafka_servers(), group_id=None,
+        enable_auto_commit=False, auto_offset_reset="earliest", fetch_max_wait_ms=100,
+        max_partition_fetch_bytes=FETCH_BYTES, fetch_max_bytes=FETCH_BYTES,
     )  # fmt: skip
     try:
         await consumer.start()
@@ -48,10 +49,10 @@ async def read_topic(
     since_ms: only those from the first one on that is not older. seen: called with how many
     offsets are passed, and of how many. Raises BrokerUnreachable, TopicMissing.
     """
-    async with _consumer(settings) as consumer:
-        numbers = consumer.partitions_for_topic(topic) or await _partitions(consumer, topic)
-        places = [TopicPartition(topic, number) for number in sorted(numbers)]
-        consumer.assign(places)
+    async with BrokerProbe(settings) as probe:
+        await probe.require([topic])
+    async with _consumer(settings, topic) as consumer:
+        places = sorted(consumer.assignment())
         ends = await consumer.end_offsets(places)
         starts = await consumer.beginning_offsets(places)
         if since_ms is not None:
@@ -70,12 +71,6 @@ async def read_topic(
                 passed, at = passed + now - at, now
                 if seen is not None:
                     seen(min(passed, total), total)
-
-
-async def _partitions(consumer: AIOKafkaConsumer, topic: str) -> set[int]:
-    if topic not in await consumer.topics():
-        raise TopicMissing(f"the broker has no topic {topic}", hint="Run `lucid topics apply`")
-    return set(consumer.partitions_for_topic(topic) or ())
 
 
 class RecordReader:
