@@ -7,7 +7,7 @@ import sys
 import typer
 
 from agents.auditor import commands as auditor
-from agents.platform import key_commands, topic_commands
+from agents.platform import key_commands, letter_commands, topic_commands
 from agents.platform.stack import commands as stack
 from agents.run import run
 from agents.session.recorder import commands as recorder
@@ -23,6 +23,7 @@ app = typer.Typer(
 app.add_typer(stack.app, name="stack", help="Run Kafka, the catalog and Redis on this machine")
 app.add_typer(topic_commands.app, name="topics", help="Compare a broker with topics.yaml")
 app.add_typer(key_commands.app, name="keys", help="Make and show identities")
+app.add_typer(letter_commands.app, name="dead-letters", help="Look at refused records, replay them")
 app.add_typer(recorder.app, name="recorder", help="Tell recorders what to do")
 app.add_typer(auditor.sessions_app, name="sessions", help="List and show recorded sessions")
 app.command("record")(recorder.record)

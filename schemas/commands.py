@@ -26,7 +26,7 @@ class RecorderCommand(Strict):
     action: Action
     session: str | None = None
     display: Annotated[str, Field(pattern=r"^:[0-9]{1,5}(\.[0-9]{1,3})?$")] | None = None
-    xauthority: Text | None = None
+    xauthority: Annotated[Text, Field(pattern=r"^[^\x00-\x1f\x7f]+$")] | None = None
     owner: Text = ""
     project: Text = ""
     reason: Reason = "requested"

@@ -21,6 +21,9 @@ from schemas.sessions import parse_session_id
 MAX_OPEN = 256 * 1024
 """Bytes of an `open` payload: it stands in each progress record, which fits into 1 MiB."""
 
+MAX_NOTE = 4096
+"""Characters of a closing note: it stands in the manifest, which fits into 1 MiB."""
+
 Text = Annotated[str, Field(max_length=1000)]
 Reason = Annotated[str, Field(min_length=1, max_length=500, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
@@ -107,7 +110,7 @@ class Close(Strict):
     """The last record; its note commits to all records before it and to the reason."""
 
     reason: Reason
-    note: str
+    note: Annotated[str, Field(max_length=MAX_NOTE)]
 
 
 class Abandon(Strict):

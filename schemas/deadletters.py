@@ -4,7 +4,7 @@ The value is the refused value, byte for byte, so that a chunk record of 17 MiB 
 a topic of 18 MiB and can be produced again unchanged. All else stands in headers, in this
 order; numbers are decimal without leading zeros:
 
-    dl_version        1
+    dl_version        1; 2 of a record that was replayed before
     dl_service        the service that refused the record
     dl_topic          origin, with dl_partition and dl_offset
     dl_timestamp      milliseconds since 1970; absent if the record had none
@@ -13,9 +13,14 @@ order; numbers are decimal without leading zeros:
     dl_key            the refused key; absent if it was null
     dl_left_out       how many headers did not fit; absent if none
     dl_value_size     size of a value that did not fit; absent if it is whole
+    dl_tries          how often the record was refused, this time included; absent if once
+    dl_first          origin of the first of these letters; absent with dl_tries
     h_NAME            each header of the refused record, repeated ones too, in its order
 
 The key is `TOPIC/PARTITION/OFFSET`: the same record refused twice has the same key.
+
+A record that is produced to its origin again carries the header `lucid-replay` behind its
+own, for only so the next letter can count. `take_off` takes it off again.
 
 FormatError
 ├── UnknownVersion
@@ -31,6 +36,10 @@ from dataclasses import dataclass, replace
 from schemas.errors import FormatError, UnknownVersion
 
 VERSION = 1
+REPLAYED_VERSION = 2
+"""Written of records that were replayed, so that version 1 says all it ever said."""
+
+REPLAY = "lucid-replay"
 MAX_REASON = 2000
 MAX_HEADERS = 16_384
 """Headers kept; the prefix adds two bytes to each, so the letter grows by 32 KiB at most."""
@@ -42,6 +51,9 @@ PREFIX = "h_"
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _CODE = re.compile(r"[A-Za-z][A-Za-z0-9]{0,99}")
 _NUMBER = re.compile(rb"0|[1-9][0-9]{0,18}")
+_ORIGIN = r"[A-Za-z0-9._-]{1,249}/(?:0|[1-9][0-9]{0,18})/(?:0|[1-9][0-9]{0,18})"
+_FIRST = re.compile(_ORIGIN)
+_REPLAY = re.compile(rf"([2-9]|[1-9][0-9]{{1,8}}) ({_ORIGIN})".encode())
 
 Header = tuple[str, bytes | None]
 
@@ -51,11 +63,21 @@ class InvalidDeadLetter(FormatError):
 
 
 @dataclass(frozen=True, slots=True)
+class Replay:
+    """What `lucid-replay` says: the how-manieth try a record is on, and its first origin."""
+
+    tries: int
+    first: str
+
+
+@dataclass(frozen=True, slots=True)
 class DeadLetter:
     """A refused record.
 
     timestamp: milliseconds since 1970. left_out: headers that were dropped because there
     were too many. value_size: size of a value that was dropped because it was too large.
+    tries, first: how often the record was refused, and the origin of the first letter; of a
+    record that was never replayed 1 and empty.
     """
 
     service: str
@@ -70,6 +92,8 @@ class DeadLetter:
     timestamp: int | None = None
     left_out: int = 0
     value_size: int = 0
+    tries: int = 1
+    first: str = ""
 
     @property
     def origin(self) -> str:
@@ -78,6 +102,24 @@ class DeadLetter:
     def without_value(self) -> DeadLetter:
         """The same letter for when the broker takes no record of this size."""
         return replace(self, value=None, value_size=len(self.value or b""))
+
+    def record_headers(self) -> list[Header]:
+        """Headers with which the record goes to its origin again."""
+        again = Replay(self.tries + 1, self.first or self.origin)
+        return [*self.headers, (REPLAY, f"{again.tries} {again.first}".encode())]
+
+
+def take_off(headers: Sequence[Header]) -> tuple[Sequence[Header], Replay | None]:
+    """Headers without `lucid-replay`, and what that said.
+
+    One that Lucid did not write stays where it is, for the record's own reader to refuse.
+    """
+    if not headers or headers[-1][0] != REPLAY:
+        return headers, None
+    found = _REPLAY.fullmatch(headers[-1][1] or b"")
+    if found is None:
+        return headers, None
+    return tuple(headers[:-1]), Replay(int(found[1]), found[2].decode())
 
 
 def shorten(headers: Sequence[Header]) -> tuple[tuple[Header, ...], int]:
@@ -92,7 +134,7 @@ def one_line(reason: str) -> str:
 
 
 def _metadata(letter: DeadLetter) -> Iterator[tuple[str, bytes]]:
-    yield "dl_version", b"%d" % VERSION
+    yield "dl_version", b"%d" % (VERSION if letter.tries == 1 else REPLAYED_VERSION)
     yield "dl_service", letter.service.encode()
     yield "dl_topic", letter.topic.encode()
     yield "dl_partition", b"%d" % letter.partition
@@ -107,6 +149,9 @@ def _metadata(letter: DeadLetter) -> Iterator[tuple[str, bytes]]:
         yield "dl_left_out", b"%d" % letter.left_out
     if letter.value_size:
         yield "dl_value_size", b"%d" % letter.value_size
+    if letter.tries > 1:
+        yield "dl_tries", b"%d" % letter.tries
+        yield "dl_first", letter.first.encode()
 
 
 def to_kafka(letter: DeadLetter) -> tuple[bytes, list[Header], bytes | None]:
@@ -120,8 +165,11 @@ def from_kafka(key: bytes | None, headers: Sequence[Header], value: bytes | None
     """Read a letter; raises InvalidDeadLetter or UnknownVersion, whatever the bytes are."""
     own = {name: data for name, data in headers if data is not None and name.startswith("dl_")}
     version = own.get("dl_version", b"")
-    if version != b"%d" % VERSION:
-        raise UnknownVersion(f"a dead letter has version {version[:20]!r}, known is {VERSION}")
+    if version not in (b"%d" % VERSION, b"%d" % REPLAYED_VERSION):
+        raise UnknownVersion(
+            f"a dead letter has version {version[:20]!r}, known are {VERSION} and "
+            f"{REPLAYED_VERSION}"
+        )
     letter = DeadLetter(
         service=_text(own, "dl_service", _NAME),
         topic=_text(own, "dl_topic", _NAME),
@@ -135,6 +183,8 @@ def from_kafka(key: bytes | None, headers: Sequence[Header], value: bytes | None
         headers=tuple((n.removeprefix(PREFIX), v) for n, v in headers if n.startswith(PREFIX)),
         left_out=_number(own, "dl_left_out") if "dl_left_out" in own else 0,
         value_size=_number(own, "dl_value_size") if "dl_value_size" in own else 0,
+        tries=_number(own, "dl_tries") if "dl_tries" in own else 1,
+        first=_text(own, "dl_first", _FIRST) if "dl_first" in own else "",
     )
     if letter.value_size and value is not None:
         raise InvalidDeadLetter(f"the dead letter of {letter.origin} left out a value it has")

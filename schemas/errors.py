@@ -18,10 +18,12 @@ from typing import ClassVar
 class LucidError(Exception):
     """Base of all typed errors; `exit_status` is what the command line returns.
 
-    `hint` is one sentence that says what to do about it.
+    `hint` is one sentence that says what to do about it. once_per_key: one cause refuses
+    every record of a key, so that all of them count as one towards the dead-letter limit.
     """
 
     exit_status: ClassVar[int] = 1
+    once_per_key: ClassVar[bool] = False
 
     def __init__(self, what: str, *, hint: str = "") -> None:
         super().__init__(what)

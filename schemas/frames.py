@@ -125,18 +125,18 @@ def from_kafka(
     return FrameRecord(
         session=parse_session_id(key),
         kind=kind,
-        seq=-1 if abandon else _number("seq", fields["seq"]),
+        seq=-1 if abandon else _number("seq", fields["seq"], MAX_NUMBER - 1),
         time=_number("time", fields["time"]),
         chain=b"" if abandon else _chain(fields["chain"]),
         payload=value,
     )
 
 
-def _number(name: str, text: bytes) -> int:
-    """A decimal without sign or leading zeros, at most MAX_NUMBER."""
+def _number(name: str, text: bytes, most: int = MAX_NUMBER) -> int:
+    """A decimal without sign or leading zeros."""
     if text.isdigit() and len(text) <= 16 and (text == b"0" or text[0] != 0x30):
         number = int(text)
-        if number <= MAX_NUMBER:
+        if number <= most:
             return number
     raise InvalidFrameRecord(f"a frame record has {name} {text[:32]!r}, not a canonical number")
 

@@ -7,6 +7,8 @@ follows once the session has ended and the commit has passed its last record.
 
 from __future__ import annotations
 
+import contextlib
+import json
 from typing import Annotated, Literal
 from uuid import UUID
 
@@ -14,6 +16,7 @@ from pydantic import Field
 
 from schemas.canonical import Strict, decode
 from schemas.controls import Open
+from schemas.errors import FormatError, UnknownVersion
 from schemas.manifests import Count, Hex32, Tally
 from schemas.merkle import Frontier
 
@@ -47,5 +50,24 @@ class SessionProgress(Strict):
 
 
 def read_progress(data: bytes) -> SessionProgress:
-    """Read a progress record's canonical bytes; raises FormatError."""
-    return decode(SessionProgress, data)
+    """Read a progress record's canonical bytes; raises FormatError.
+
+    UnknownVersion only for what says of itself that it is progress of another version.
+    """
+    try:
+        return decode(SessionProgress, data)
+    except FormatError as error:
+        if (version := _version(data)) not in (None, 1):
+            raise UnknownVersion(
+                f"a progress record has version {version}, this reader knows 1",
+                hint="Run a newer Lucid",
+            ) from error
+        raise
+
+
+def _version(data: bytes) -> int | None:
+    with contextlib.suppress(ValueError, RecursionError):
+        found = json.loads(data)
+        if isinstance(found, dict) and isinstance(found.get("version"), int) and "opened" in found:
+            return int(found["version"])
+    return None

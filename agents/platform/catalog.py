@@ -9,8 +9,11 @@ Natural ids make every write idempotent and every read by id an indexed one; not
 needs transactions, TTL indexes or pipeline updates. motor's successor
 `pymongo.AsyncMongoClient` is a change of this file alone.
 
-Transient
-└── CatalogUnreachable    (agents/platform/retry.py)
+LucidError
+├── Permanent
+│   └── CatalogRefused        a document that no catalog will ever take
+└── Transient
+    └── CatalogUnreachable    (agents/platform/retry.py)
 """
 
 from __future__ import annotations
@@ -19,23 +22,37 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
+from bson.errors import BSONError
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo import ASCENDING, DESCENDING
-from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError
+from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError, WriteError
 
-from agents.platform.retry import CatalogUnreachable
+from agents.platform.retry import CatalogUnreachable, Permanent
 from agents.platform.settings import Settings
 
 Document = dict[str, Any]
 ANSWER_MS = 5000
 _DUPLICATE = 11000
+# BadValue, InvalidBSON, names with $, empty or with a dot, BSONObjectTooLarge: MongoDB's
+# error_codes.yml. Others (a full disk, a lock) pass.
+_REFUSED = frozenset({2, 22, 52, 56, 57, 10334})
+
+
+class CatalogRefused(Permanent):
+    """The catalog does not take a document, now or later."""
 
 
 @contextmanager
 def _typed() -> Iterator[None]:
     try:
         yield
+    except BSONError as error:
+        raise CatalogRefused(f"the catalog does not take a document: {error}") from error
     except PyMongoError as error:
+        if isinstance(error, WriteError) and error.code in _REFUSED:
+            raise CatalogRefused(
+                f"the catalog does not take a document: {str(error)[:200]}"
+            ) from error
         # The driver's own text holds the server's address, never its password.
         raise CatalogUnreachable(
             f"the catalog does not answer ({type(error).__name__}: {str(error)[:200]})",
@@ -44,7 +61,10 @@ def _typed() -> Iterator[None]:
 
 
 class Catalog:
-    """A connection to the catalog; every method raises CatalogUnreachable."""
+    """A connection to the catalog; every method raises CatalogUnreachable.
+
+    What writes raises CatalogRefused, too.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._client: AsyncIOMotorClient[Document] = AsyncIOMotorClient(

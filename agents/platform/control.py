@@ -17,6 +17,7 @@ bug: nothing is acked, the plane stops with that error, and the record comes aga
 LucidError
 ├── SkippedRecords    records are on the broker that Faust did not hand over
 ├── ControlCrashed    Faust stopped by itself
+├── TooManyLetters    the plane stops at a record that may not be refused any more
 └── Permanent, Transient, FormatError    what parse and handle may raise
 """
 
@@ -42,6 +43,7 @@ from agents.platform.producer import Header
 from agents.platform.retry import Backoff, Permanent, Transient, retry
 from agents.platform.service import StopSignal
 from agents.platform.settings import Settings
+from schemas.deadletters import Replay, take_off
 from schemas.errors import FormatError, LucidError
 from schemas.sessions import parse_session_id
 
@@ -65,7 +67,10 @@ class ControlCrashed(LucidError):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A record as it is on the broker. timestamp: milliseconds since 1970."""
+    """A record as it is on the broker. timestamp: milliseconds since 1970.
+
+    replay: of a record that was refused before; its header is taken off.
+    """
 
     topic: str
     partition: int
@@ -74,6 +79,7 @@ class Record:
     key: bytes | None
     headers: tuple[Header, ...]
     value: bytes | None
+    replay: Replay | None = None
 
     @property
     def size(self) -> int:
@@ -361,14 +367,16 @@ class ControlPlane:
 def _record(message: Any) -> Record:
     """The record of a Faust message; its headers with the repeated ones."""
     stamp = message.timestamp
+    headers, replay = take_off(message.headers or ())
     return Record(
         topic=message.topic,
         partition=message.partition,
         offset=message.offset,
         timestamp=None if stamp is None or stamp < 0 else round(stamp * 1000),
         key=message.key,
-        headers=tuple(message.headers or ()),
+        headers=tuple(headers),
         value=message.value,
+        replay=replay,
     )
 
 

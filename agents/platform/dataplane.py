@@ -21,6 +21,7 @@ import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
+from agents.platform.deadletters import arrived
 from agents.platform.retry import Deadline
 from schemas.errors import LucidError
 
@@ -224,7 +225,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
                     continue  # fetched for an assignment that is over; they come again
                 for partition, records in batches.items():
                     worker = await self._worker(partition)
-                    await worker.take(records)
+                    await worker.take([arrived(record) for record in records])
                 self._balance()
                 if time.monotonic() >= next_commit:
                     await self._commit(list(self._workers))

@@ -6,6 +6,7 @@ say) have two registries and do not meet.
 
     metrics = Metrics("storage", version="0.1.0")
     metrics.took(topic, size)            .sent(topic, size)        .refused(topic, code)
+    metrics.limited(topic, partition, counted, limit)
     metrics.retried(topic, code)         .committed(topic, partition, offset, end)
     metrics.held(bytes)                  .handling(topic) -> context manager that times
     metrics.exposition() -> bytes        what /metrics answers
@@ -13,6 +14,7 @@ say) have two registries and do not meet.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from prometheus_client import (
@@ -45,6 +47,14 @@ class Metrics:
         self._produced = self._counter("records_produced", "Records acknowledged", "topic")
         self._produced_bytes = self._counter("produced_bytes", "Bytes acknowledged", "topic")
         self._dead = self._counter("records_dead_lettered", "Records refused", "topic", "code")
+        self._letters = Gauge(
+            "lucid_dead_letters_counted", "Refusals that count towards the limit now",
+            ["service", "topic", "partition"], registry=registry,
+        )  # fmt: skip
+        self._letter_limit = Gauge(
+            "lucid_dead_letter_limit", "Refusals of a partition in an hour that are too many",
+            ["service"], registry=registry,
+        )  # fmt: skip
         self._retries = self._counter("record_retries", "Tries beyond the first", "topic", "code")
         self._position = Gauge(
             "lucid_commit_position", "Offset before which all records are finished",
@@ -78,6 +88,11 @@ class Metrics:
     def refused(self, topic: str, code: str) -> None:
         """Count one dead letter by its origin and reason."""
         self._dead.labels(self.service, topic, code).inc()
+
+    def limited(self, topic: str, partition: int, counted: Callable[[], float], limit: int) -> None:
+        """Show how near a partition is to its limit of dead letters."""
+        self._letters.labels(self.service, topic, partition).set_function(counted)
+        self._letter_limit.labels(self.service).set(limit)
 
     def retried(self, topic: str, code: str) -> None:
         """Count one more try of the same record."""

@@ -221,6 +221,8 @@ class Producer:
             )  # fmt: skip
         except KafkaError as error:
             raise self._failed(topic, size, now, error) from error
+        except AssertionError as error:  # aiokafka's way to say so
+            raise SendRefused(f"{topic} has no partition {partition}") from error
         # Whoever gives up waiting leaves no "exception was never retrieved" behind.
         future.add_done_callback(lambda done: done.cancelled() or done.exception())
         return Sending(topic, len(value or b"") + len(key or b""), now, future)

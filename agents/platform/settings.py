@@ -143,6 +143,10 @@ class Settings(Section):
     bind: str = Field("127.0.0.1", description="Address that health and metrics listen on")
     host: str = Field(default_factory=socket.gethostname, description="This host's name")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    dead_letter_limit: int = Field(
+        100, ge=0, le=1_000_000,
+        description="Refused records of a partition in an hour; one more stops the service",
+    )  # fmt: skip
     min_free: ByteSize = Field(
         ByteSize(500 * 1024**2), description="Free bytes below which a service is not ready"
     )

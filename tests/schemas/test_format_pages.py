@@ -9,6 +9,7 @@ import pytest
 
 from schemas import chunks, deadletters
 from schemas.anchors import Anchor
+from schemas.audit import AUDIT_TYPES
 from schemas.canonical import Strict
 from schemas.chunks import HEADER_SIZE, MAX_CIPHERTEXT, MAX_RAW, Sealing
 from schemas.commands import RecorderCommand
@@ -103,10 +104,18 @@ def test_every_event_type_is_described_with_its_members() -> None:
         assert described == model.model_fields.keys(), name
 
 
+def test_every_audit_type_is_described_with_its_members() -> None:
+    table = {row[0].strip("`"): row for row in rows(section("audit.md", "Types"))}
+    assert table.keys() == AUDIT_TYPES.keys()
+    for name, model in AUDIT_TYPES.items():
+        assert set(re.findall(r"`([a-z_]+)`", table[name][2])) == model.model_fields.keys(), name
+
+
 def test_every_header_of_a_dead_letter_is_described_in_its_order() -> None:
     letter = deadletters.DeadLetter(
         service="storage", topic="t", partition=0, offset=0, code="C", reason="r", key=b"k",
         value=None, headers=(("x", b""),), timestamp=0, left_out=1, value_size=1,
+        tries=2, first="t/0/0",
     )  # fmt: skip
     written = [name for name, _ in deadletters.to_kafka(letter)[1]]
     described = [row[0].strip("`") for row in rows(page("dead-letter.md"))]

@@ -10,16 +10,22 @@ import structlog
 from agents.platform.catalog import Catalog
 from agents.platform.contract import load_contract
 from agents.platform.control import ControlPlane, Record
-from agents.platform.deadletters import DeadLetters
+from agents.platform.deadletters import open_letters
 from agents.platform.eventbus import EventBus
 from agents.platform.keys import load_trusted
 from agents.platform.producer import Producer
-from agents.platform.retry import Transient, wait_stopped
+from agents.platform.retry import Permanent, Transient, wait_stopped
 from agents.platform.service import Part, Service, StopSignal, run_service
 from agents.platform.settings import Settings
 from agents.session.pipeline.keeper import SessionKeeper, Topics, wall_clock
 from agents.session.pipeline.settings import PipelineSettings
-from schemas.events import CommandDone, CommandRefused, SessionEvent, event_from_kafka
+from schemas.events import (
+    CommandDone,
+    CommandRefused,
+    SessionEvent,
+    SessionOpened,
+    event_from_kafka,
+)
 
 NAME = "pipeline"
 log = structlog.get_logger(__name__)
@@ -70,16 +76,13 @@ async def build(service: Service) -> AsyncIterator[Sequence[Part]]:
     settings, section = service.settings, service.section
     assert isinstance(section, PipelineSettings)
     contract = load_contract(settings)
-    letters_topic = contract.topic("dead.letters")
     async with (
         Catalog(settings) as catalog,
         Producer(settings, contract.limits, metrics=service.metrics) as producer,
     ):
         await service.wait_until(catalog.prepare)
         service.health.add("catalog", catalog.ping, timeout=6.0)
-        letters = DeadLetters(
-            producer, topic=letters_topic.full_name, service=NAME, metrics=service.metrics
-        )
+        letters = open_letters(service, producer, contract)
         events = EventBus(producer, contract, service=NAME, host=settings.host, stop=service.stop)
         topics = Topics(
             contract.topic("session.frames").full_name, contract.topic("session.anchors").full_name
@@ -91,7 +94,11 @@ async def build(service: Service) -> AsyncIterator[Sequence[Part]]:
         keeper = SessionKeeper(catalog, producer, events, topics, settings.host, trusted)
         watch = Watch(keeper, section)
 
+        partitions = contract.topic("session.frames").partitions
+
         async def handle(event: SessionEvent, record: Record) -> None:
+            if isinstance(event.data, SessionOpened) and event.data.partition >= partitions:
+                raise Permanent(f"session {event.subject} names partition {event.data.partition}")
             watch.heard(event)
             if not isinstance(event.data, CommandDone | CommandRefused):
                 await keeper.handle(event)

@@ -10,7 +10,7 @@ from aiokafka import TopicPartition
 
 from agents.platform.contract import load_contract
 from agents.platform.dataplane import Fail, Runner
-from agents.platform.deadletters import DeadLetters
+from agents.platform.deadletters import open_letters
 from agents.platform.keys import load_identities, load_signer
 from agents.platform.producer import Producer
 from agents.platform.service import Part, Service, run_service
@@ -38,12 +38,7 @@ async def build(service: Service) -> AsyncIterator[Sequence[Part]]:
     signer = load_signer(settings, "processor")
     contract = load_contract(settings)
     async with Producer(settings, contract.limits, metrics=service.metrics) as producer:
-        letters = DeadLetters(
-            producer,
-            topic=contract.topic("dead.letters").full_name,
-            service=NAME,
-            metrics=service.metrics,
-        )
+        letters = open_letters(service, producer, contract)
         outlet = Outlet(producer, letters, contract, settings.kafka_servers(), signer)
         service.stop.on_set.append(outlet.close)
         holding = HoldingBudget(int(section.hold_limit), settings.scratch_dir)

@@ -26,9 +26,13 @@ LAST_KINDS = frozenset({Kind.CLOSE, Kind.ABANDON})
 class NoOpenRecord(LucidError):
     """A session's records arrived without the `open` that says how to seal them."""
 
+    once_per_key = True
+
 
 class SessionEnded(LucidError):
     """A record came after the end of its session."""
+
+    once_per_key = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from agents.platform.producer import Header, Producer
 from agents.platform.retry import Backoff, Transient, retry
 from schemas.canonical import encode
 from schemas.chunks import Chunk
-from schemas.errors import FormatError, LucidError
+from schemas.errors import FormatError, LucidError, UnknownVersion
 from schemas.manifests import Manifest, checkpoint_of
 from schemas.notes import Signer
 from schemas.progress import SessionProgress, read_progress
@@ -105,6 +105,7 @@ class Outlet:
 
         Of several records of a session the furthest counts, and nothing after a tombstone:
         a member that lost the partition may still have written an older one behind it.
+        What is no progress record becomes a dead letter; raises UnknownVersion for a later one.
         """
         found: dict[bytes, SessionProgress | None] = {}
         place = TopicPartition(self._progress, partition)
@@ -119,7 +120,12 @@ class Outlet:
             while await consumer.position(place) < end:
                 batches = await consumer.getmany(place, timeout_ms=200)
                 for raw in batches.get(place, []):
-                    self._merge(found, raw.key or b"", raw.value)
+                    try:
+                        self._merge(found, raw.key or b"", raw.value)
+                    except UnknownVersion:
+                        raise
+                    except FormatError as error:
+                        await self.refuse(raw, error)
         finally:
             await consumer.stop()
         return [progress for progress in found.values() if progress is not None]
@@ -129,12 +135,7 @@ class Outlet:
         if value is None:
             found[key] = None
             return
-        try:
-            progress = read_progress(value)
-        except FormatError as error:
-            log.error("progress cannot be read", key=key[:64].decode(errors="replace"),
-                      code=error.code, error=str(error))  # fmt: skip
-            return
+        progress = read_progress(value)
         held = found.get(key)
         if key in found and (held is None or held.next_index > progress.next_index):
             return

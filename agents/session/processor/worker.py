@@ -2,6 +2,9 @@
 
 A record is finished, and its offset may be committed, when its chunk is acknowledged by
 the broker, then its manifest if it was the last, then its progress.
+
+LucidError
+└── CannotTakeUp      this processor lacks what a running session needs
 """
 
 from __future__ import annotations
@@ -32,6 +35,12 @@ log = structlog.get_logger(__name__)
 Record: TypeAlias = "ConsumerRecord[bytes, bytes]"
 
 
+class CannotTakeUp(LucidError):
+    """A session that another processor began to seal cannot be gone on with."""
+
+    exit_status = 77  # EX_NOPERM of sysexits.h
+
+
 @dataclass(frozen=True, slots=True)
 class Shared:
     """What all partitions of one processor share. identities are age secret keys."""
@@ -57,7 +66,11 @@ class FramesWorker:
         self._tasks = Tasks(fail)
 
     async def start(self) -> None:
-        """Take up every session that the partition's progress records speak of."""
+        """Take up every session that the partition's progress records speak of.
+
+        Raises CannotTakeUp: without the session its records would all be refused, though
+        another processor can seal them.
+        """
         for progress in await self._shared.outlet.read_progress(self._partition):
             if progress.ended and progress.offset < self._committed:
                 await self._shared.outlet.forget(progress)
@@ -65,8 +78,12 @@ class FramesWorker:
             try:
                 self._adopt(progress)
             except LucidError as error:
-                log.error("cannot take up a session", session=progress.opened.session,
-                          partition=self._partition, code=error.code, error=str(error))  # fmt: skip
+                raise CannotTakeUp(
+                    f"session {progress.opened.session} on partition {self._partition} was sealed "
+                    f"up to record {progress.next_seq}, and cannot be taken up here: {error}",
+                    hint="Its records wait: start a processor with the identity that it was "
+                    "opened with (LUCID_PROCESSOR_IDENTITY)",
+                ) from error
 
     def _adopt(self, progress: SessionProgress) -> Session:
         session = Session(progress, self._shared.identities)

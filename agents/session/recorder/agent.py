@@ -14,7 +14,7 @@ import structlog
 
 from agents.platform.contract import load_contract
 from agents.platform.control import ControlPlane, Record
-from agents.platform.deadletters import DeadLetters
+from agents.platform.deadletters import open_letters
 from agents.platform.retry import Transient, retry
 from agents.platform.service import Part, Service, StopSignal, run_service
 from agents.platform.settings import Settings
@@ -115,10 +115,7 @@ async def build(service: Service) -> AsyncIterator[Sequence[Part]]:
 
         roster = Roster(make, outlet.events, settings.host, section.stale_after)
         RecorderMetrics(service.metrics.registry, roster)
-        letters = DeadLetters(
-            outlet.producer, topic=contract.topic("dead.letters").full_name, service=NAME,
-            metrics=service.metrics,
-        )  # fmt: skip
+        letters = open_letters(service, outlet.producer, contract)
 
         async def handle(command: RecorderCommand, record: Record) -> None:
             sent = record.timestamp if record.timestamp is not None else 0

@@ -13,7 +13,7 @@ from agents.platform.blobs import Blobs
 from agents.platform.catalog import Catalog
 from agents.platform.contract import load_contract
 from agents.platform.dataplane import Fail, Runner
-from agents.platform.deadletters import DeadLetters
+from agents.platform.deadletters import open_letters
 from agents.platform.eventbus import EventBus
 from agents.platform.health import free_disk
 from agents.platform.producer import Producer
@@ -43,15 +43,12 @@ async def build(service: Service) -> AsyncIterator[Sequence[Part]]:
     settings.blobs_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     if leftovers := blobs.sweep():
         log.info("removed unfinished files of a crash", files=leftovers)
-    letters_topic = contract.topic("dead.letters")
     async with (
         Catalog(settings) as catalog,
         Producer(settings, contract.limits, metrics=service.metrics) as producer,
     ):
         await service.wait_until(catalog.prepare)
-        letters = DeadLetters(
-            producer, topic=letters_topic.full_name, service=NAME, metrics=service.metrics
-        )
+        letters = open_letters(service, producer, contract)
         events = EventBus(producer, contract, service=NAME, host=settings.host, stop=service.stop)
         trouble = Trouble()
         service.health.add("catalog", catalog.ping, timeout=6.0)

@@ -17,7 +17,7 @@ from aiokafka import ConsumerRecord, TopicPartition
 from agents.platform.dataplane import Fail, OffsetTracker, Tasks
 from agents.platform.deadletters import DeadLetters
 from agents.platform.eventbus import EventBus
-from agents.platform.retry import Backoff, Deadline, Transient, retry
+from agents.platform.retry import Backoff, Deadline, Permanent, Transient, retry
 from agents.session.storage.keeper import Keeper
 from schemas.canonical import Strict
 from schemas.errors import FormatError
@@ -95,7 +95,7 @@ class StorageWorker:
     async def _keep(self, raw: Record) -> None:
         try:
             event = await self._stored(raw)
-        except FormatError as error:
+        except (FormatError, Permanent) as error:
             await self._shared.letters.refuse(raw, error)
             return
         await self._shared.events.emit(event, (raw.key or b"").decode())

@@ -1,0 +1,354 @@
+"""`lucid dead-letters list|show|replay|discard`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from agents.platform.audit import Audit
+from agents.platform.contract import Contract, load_contract
+from agents.platform.letter_box import (
+    Box,
+    CannotReplay,
+    Entry,
+    LetterProblem,
+    State,
+    discard,
+    read_box,
+    replay,
+    still_open,
+    why_not,
+)
+from agents.platform.letter_views import (
+    PREVIEW,
+    letter_fields,
+    preview_of,
+    print_letters,
+    printable,
+    write_private,
+)
+from agents.platform.output import AsJson, errors, print_json
+from agents.platform.producer import Producer
+from agents.platform.settings import Settings
+from schemas.deadletters import DeadLetter
+from schemas.errors import LucidError
+
+app = typer.Typer(help="Look at records that were refused, and replay them.", no_args_is_help=True)
+
+Shown = Literal["waiting", "replayed", "returned", "discarded", "all"]
+assert set(get_args(Shown)) == {*get_args(State), "all"}
+
+Origins = Annotated[
+    list[str] | None, typer.Argument(help="TOPIC/PARTITION/OFFSET, as `list` has it.")
+]
+All = Annotated[bool, typer.Option("--all", help="All waiting letters that the filters leave.")]
+Topic = Annotated[str, typer.Option(help="Only records of this topic.")]
+Code = Annotated[str, typer.Option(help="Only records refused for this error.")]
+SessionOf = Annotated[str, typer.Option("--session", help="Only records with this key.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Ask nothing.")]
+
+
+class NotConfirmed(LetterProblem):
+    """Nobody said yes to an act on many letters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """Which letters are meant; an empty text leaves all."""
+
+    topic: str = ""
+    code: str = ""
+    session: str = ""
+    state: Shown = "all"
+
+    def fits(self, entry: Entry) -> bool:
+        letter = entry.letter
+        return (
+            self.topic in ("", letter.topic)
+            and self.code in ("", letter.code)
+            and self.session in ("", entry.session, printable(letter.key or b""))
+            and self.state in ("all", entry.state)
+        )
+
+
+# Reading -------------------------------------------------------------------------------------
+
+
+def _bar(label: str) -> Progress:
+    return Progress(
+        TextColumn(label), BarColumn(), TextColumn("{task.completed}/{task.total}"),
+        TimeRemainingColumn(), console=errors, transient=True, disable=not errors.is_terminal,
+    )  # fmt: skip
+
+
+def _open(settings: Settings, contract: Contract, topic: str = "") -> tuple[Box, str]:
+    """All letters, and the full name of the topic that a filter names with or without prefix."""
+    with _bar("Reading dead letters") as bar:
+        task = bar.add_task("", total=None)
+        box = asyncio.run(
+            read_box(
+                settings, contract, lambda done, of: bar.update(task, completed=done, total=of)
+            )
+        )
+    if box.unreadable:
+        errors.print(f"{box.unreadable} records of {box.topic} are no dead letters")
+    return box, contract.topics[topic].full_name if topic in contract.topics else topic
+
+
+@app.command("list")
+def list_letters(
+    topic: Topic = "",
+    code: Code = "",
+    session: SessionOf = "",
+    state: Annotated[Shown, typer.Option(help="Only letters in this state.")] = "waiting",
+    as_json: AsJson = False,
+) -> None:
+    """List refused records: where from, why, and what was decided."""
+    settings = Settings.load()
+    box, topic = _open(settings, load_contract(settings), topic)
+    filters = Filters(topic, code, session, state)
+    found = [entry for entry in box.entries if filters.fits(entry)]
+    if as_json:
+        print_json({"letters": [letter_fields(one) for one in found], "unreadable": box.unreadable})
+        return
+    if found:
+        print_letters(found)
+    others = len(box.entries) - len(found)
+    more = f"; {others} more without these filters (`--state all` shows every state)"
+    typer.echo(f"{len(found)} dead letters{more if others else ''}")
+
+
+# One letter ------------------------------------------------------------------------------------
+
+
+async def _whole(box: Box, entry: Entry) -> DeadLetter:
+    async with box.whole() as fetch:
+        return await fetch(entry)
+
+
+@app.command()
+def show(
+    origin: Annotated[str, typer.Argument(help="TOPIC/PARTITION/OFFSET, as `list` has it.")],
+    raw: Annotated[
+        Path | None, typer.Option(help="Write the value to this new file, mode 0600.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show one refused record: headers, reason, the first bytes. They may be of a screen."""
+    settings = Settings.load()
+    box, _ = _open(settings, load_contract(settings))
+    entry = box.entry(origin)
+    letter = asyncio.run(_whole(box, entry))
+    if raw is not None:
+        if letter.value is None:
+            raise LetterProblem(f"the dead letter {origin} has no value to write")
+        write_private(raw, letter.value)
+    fields = {
+        **letter_fields(entry),
+        "headers": [
+            {"name": name, "value": None if value is None else printable(value)}
+            for name, value in letter.headers
+        ],
+        "preview": None if letter.value is None else preview_of(letter.value),
+        "raw": None if raw is None else str(raw),
+    }
+    if as_json:
+        print_json(fields)
+        return
+    headers, preview = fields.pop("headers"), fields.pop("preview")
+    for name, value in fields.items():
+        if value not in (None, "", 0, False):
+            typer.echo(f"{name.replace('_', ' '):<16} {printable(str(value).encode())}")
+    for one in headers:
+        typer.echo(f"{'header':<16} {printable(one['name'].encode())}: {one['value']}")
+    if preview is not None:
+        size, shown = entry.size, min(entry.size, PREVIEW)
+        typer.echo(f"{'value':<16} {size} bytes, the first {shown} as {preview['encoding']}:")
+        typer.echo(preview["text"])
+
+
+# Acting on letters -----------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Plan:
+    """The letters that a command acts on, and why it leaves the others it was asked for."""
+
+    entries: list[Entry] = field(default_factory=list)
+    left: list[tuple[Entry, str]] = field(default_factory=list)
+
+    def leave(self, entry: Entry, why: str) -> None:
+        self.left.append((entry, why))
+
+
+def _chosen(box: Box, origins: Sequence[str], everything: bool, filters: Filters) -> list[Entry]:
+    """The letters that the arguments name, in order of origin; raises NoSuchLetter."""
+    if bool(origins) == everything or (origins and filters != Filters()):
+        raise typer.BadParameter("name letters, or give --all with or without filters")
+    if origins:
+        return sorted((box.entry(one) for one in set(origins)), key=lambda entry: entry.place)
+    return [one for one in box.entries if one.state == "waiting" and filters.fits(one)]
+
+
+def _plan_replay(
+    box: Box, chosen: Sequence[Entry], contract: Contract, *, named: bool, force: bool
+) -> Plan:
+    """What can be replayed; raises CannotReplay for a named letter that cannot."""
+    plan = Plan()
+    going_on = set() if force else set(still_open(chosen, box.entries))
+    for entry in chosen:
+        if entry.state != "waiting" and not force:
+            plan.leave(entry, f"it is {entry.state} already")
+            continue
+        why = why_not(entry, contract)
+        if not why and entry.session in going_on:
+            why = (
+                f"session {entry.session} goes on: no letter holds its end, and what its recorder "
+                "sends now would come in between"
+            )
+        if not why:
+            plan.entries.append(entry)
+        elif named:
+            raise CannotReplay(
+                f"dead letter {entry.letter.origin} cannot be replayed: {why}",
+                hint="Wait for the session's end, or give --force" if "goes on" in why else "",
+            )
+        else:
+            plan.leave(entry, why)
+    return plan
+
+
+def _confirm(plan: Plan, what: str, *, named: bool, yes: bool, as_json: bool) -> None:
+    """Ask before many letters are acted on; raises NotConfirmed."""
+    if named or yes or not plan.entries:
+        return
+    if as_json or not typer.confirm(f"{what} {len(plan.entries)} letters?"):
+        raise NotConfirmed("nothing was done", hint="Give --yes, or name the letters")
+
+
+Act = Callable[[Producer, Audit], AsyncIterator[dict[str, Any]]]
+
+
+async def _act(
+    settings: Settings, contract: Contract, count: int, act: Act, label: str
+) -> tuple[list[dict[str, Any]], LucidError | None]:
+    """Do it to one after the other; stops at the first error and says what was done before."""
+    done: list[dict[str, Any]] = []
+    async with Producer(settings, contract.limits) as producer:
+        audit = Audit(producer, contract, host=settings.host)
+        with _bar(label) as bar:
+            task = bar.add_task("", total=count)
+            try:
+                async for one in act(producer, audit):
+                    done.append(one)
+                    bar.update(task, advance=1)
+            except LucidError as error:
+                return done, error
+    return done, None
+
+
+def _report(
+    plan: Plan, done: Sequence[dict[str, Any]], error: LucidError | None, verb: str,
+    *, dry_run: bool, as_json: bool,
+) -> None:  # fmt: skip
+    left = [{"origin": entry.letter.origin, "why": why} for entry, why in plan.left]
+    if as_json:
+        print_json({
+            "dry_run": dry_run, verb: done, "left": left,
+            "error": None if error is None else {"code": error.code, "reason": str(error)},
+        })  # fmt: skip
+    else:
+        for one in left:
+            typer.echo(f"left {one['origin']}: {one['why']}")
+        for one in done:
+            typer.echo(f"{'would be ' if dry_run else ''}{verb} {one['origin']}")
+        typer.echo(f"{len(done)} {'would be ' if dry_run else ''}{verb}, {len(left)} left")
+    if error is not None:
+        raise error
+
+
+def _carry_out(
+    settings: Settings, contract: Contract, plan: Plan, act: Act, verb: str,
+    *, named: bool, yes: bool, dry_run: bool, as_json: bool,
+) -> None:  # fmt: skip
+    if dry_run:
+        done = [{"origin": entry.letter.origin} for entry in plan.entries]
+        _report(plan, done, None, verb, dry_run=True, as_json=as_json)
+        return
+    verbs = {"replayed": "Replay", "discarded": "Discard"}
+    _confirm(plan, verbs[verb], named=named, yes=yes, as_json=as_json)
+    results, error = asyncio.run(
+        _act(settings, contract, len(plan.entries), act, f"{verbs[verb]}ing")
+    )
+    _report(plan, results, error, verb, dry_run=False, as_json=as_json)
+
+
+@app.command("replay")
+def replay_letters(
+    origins: Origins = None,
+    everything: All = False,
+    topic: Topic = "",
+    code: Code = "",
+    session: SessionOf = "",
+    force: Annotated[
+        bool, typer.Option("--force", help="Also letters that were decided on, and live sessions.")
+    ] = False,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Produce refused records to where they came from again, in their order."""
+    settings = Settings.load()
+    contract = load_contract(settings)
+    box, topic = _open(settings, contract, topic)
+    named = bool(origins)
+    chosen = _chosen(box, origins or [], everything, Filters(topic, code, session))
+    plan = _plan_replay(box, chosen, contract, named=named, force=force)
+
+    async def act(producer: Producer, audit: Audit) -> AsyncIterator[dict[str, Any]]:
+        async for entry, offset in replay(box, plan.entries, producer, audit):
+            yield {
+                "origin": entry.letter.origin, "offset": offset, "try": entry.letter.tries + 1,
+            }  # fmt: skip
+
+    _carry_out(settings, contract, plan, act, "replayed", named=named, yes=yes, dry_run=dry_run,
+               as_json=as_json)  # fmt: skip
+
+
+@app.command("discard")
+def discard_letters(
+    reason: Annotated[str, typer.Option(help="Why; it stands in the audit event.")],
+    origins: Origins = None,
+    everything: All = False,
+    topic: Topic = "",
+    code: Code = "",
+    session: SessionOf = "",
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Decide that refused records will not be taken. Nothing is deleted."""
+    settings = Settings.load()
+    contract = load_contract(settings)
+    box, topic = _open(settings, contract, topic)
+    named = bool(origins)
+    plan = Plan()
+    for entry in _chosen(box, origins or [], everything, Filters(topic, code, session)):
+        if entry.state == "waiting":
+            plan.entries.append(entry)
+        else:
+            plan.leave(entry, f"it is {entry.state} already")
+
+    async def act(_: Producer, audit: Audit) -> AsyncIterator[dict[str, Any]]:
+        async for entry in discard(plan.entries, reason, audit):
+            yield {"origin": entry.letter.origin}
+
+    _carry_out(settings, contract, plan, act, "discarded", named=named, yes=yes, dry_run=dry_run,
+               as_json=as_json)  # fmt: skip
