@@ -120,6 +120,29 @@ class ManifestConflict(Strict):
     refused_hash: Hex32
 
 
+class RecordsExpired(Strict):
+    """Retention took records before they were read: offsets first_offset to next_offset - 1.
+
+    topic: its name in the contract. session: whose records may be among them, from next_seq
+    on; both null when the partition as a whole is told of.
+    """
+
+    session: str | None
+    topic: Text
+    partition: Count
+    first_offset: Count
+    next_offset: Count
+    next_seq: Count | None
+
+
+class SessionUnsealed(Strict):
+    """The processor met the session's `abandon`, at this place, but never its `open`."""
+
+    session: str
+    partition: Count
+    offset: Count
+
+
 class SessionCompleted(Strict):
     """Everything that was recorded is sealed, stored and counted."""
 
@@ -164,6 +187,8 @@ EVENT_TYPES: dict[str, type[Strict]] = {
     "lucid.session.abandoned.v1": SessionAbandoned,
     "lucid.session.completed.v1": SessionCompleted,
     "lucid.session.incomplete.v1": SessionIncomplete,
+    "lucid.session.unsealed.v1": SessionUnsealed,
+    "lucid.records.expired.v1": RecordsExpired,
     "lucid.chunk.stored.v1": ChunkStored,
     "lucid.chunk.conflict.v1": ChunkConflict,
     "lucid.manifest.stored.v1": ManifestStored,

@@ -14,6 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.platform.dataplane import Fail, OffsetTracker, Runner, RunnerStuck, Tasks
+from agents.platform.expiry import Expired
+from agents.platform.metrics import Metrics
 from agents.platform.producer import Producer
 from agents.platform.retry import Deadline
 from agents.platform.settings import Settings
@@ -56,6 +58,13 @@ class Collecting:
     async def start(self) -> None:
         self.log.started.append(self.partition.partition)
 
+    def expected(self) -> int | None:
+        return self.log.expected
+
+    async def expired(self, lost: Expired) -> None:
+        self.log.lost.append((lost.partition, lost.first, lost.next_offset))
+        self.tracker.jump(lost.next_offset)
+
     async def take(self, records: Sequence[Any]) -> None:
         for record in records:
             self.tracker.add(record.offset)
@@ -95,6 +104,8 @@ class Log:
         self.closed: list[int] = []
         self.done: list[tuple[int, int]] = []
         self.commits: list[tuple[int, int]] = []
+        self.lost: list[tuple[int, int, int]] = []
+        self.expected: int | None = None
 
 
 class Group:

@@ -36,6 +36,7 @@ from tests.factories import PROCESSOR, RECORDER, MadeSession, make_session
 FOREIGN = Signer("foreign.example/one", b"\x07" * 32)
 
 SECOND = 1_000_000
+HOUR = 3600 * SECOND
 BEGIN = 1_800_000_000 * SECOND
 
 
@@ -84,7 +85,7 @@ async def store(keeper: SessionKeeper, made: MadeSession, *, but: int = -1) -> l
                 "_id": f"{session}:{header.index}", "session": session, "index": header.index,
                 "leaf": chunk.leaf.hex(), "size": len(chunk.data), "records": header.records,
                 "missing": header.missing, "first_seq": header.first_seq,
-                "next_seq": header.next_seq, "raw_size": header.raw_size,
+                "next_seq": header.next_seq, "raw_size": header.raw_size, "last": header.last,
             })  # fmt: skip
         found.append(event(made, ChunkStored(
             session=session, index=header.index, leaf=chunk.leaf.hex(), size=len(chunk.data),
@@ -185,9 +186,9 @@ async def test_only_a_silent_session_is_abandoned_and_only_once(
     await keeper.handle(opened(made))
     session = made.manifest.session
     later = replace(keeper, clock=lambda: BEGIN + 60 * SECOND)
-    assert await later.abandon_silent(61 * SECOND, 0) == []
-    assert await later.abandon_silent(60 * SECOND, BEGIN + SECOND) == []
-    assert await later.abandon_silent(60 * SECOND, 0) == [session]
+    assert await later.look_after(61 * SECOND, HOUR, 0) == []
+    assert await later.look_after(60 * SECOND, HOUR, BEGIN + SECOND) == []
+    assert await later.look_after(60 * SECOND, HOUR, 0) == [session]
     raws = await read_all(keeper, keeper.topics.frames, stack)
     (raw,) = raws
     record = from_kafka(raw.key, raw.headers, raw.value)  # type: ignore[attr-defined]
@@ -203,5 +204,5 @@ async def test_a_closed_session_whose_close_record_was_lost_is_ended_after_more_
         await keeper.handle(one)
     soon = replace(keeper, clock=lambda: BEGIN + 90 * SECOND)
     late = replace(keeper, clock=lambda: BEGIN + 100 * SECOND)
-    assert await soon.abandon_silent(10 * SECOND, 0) == []
-    assert await late.abandon_silent(10 * SECOND, 0) == [made.manifest.session]
+    assert await soon.look_after(10 * SECOND, HOUR, 0) == []
+    assert await late.look_after(10 * SECOND, HOUR, 0) == [made.manifest.session]
