@@ -50,11 +50,11 @@ log = structlog.get_logger(__name__)
 
 POLL_MS = 200
 COMMIT_EVERY = 1.0  # seconds
-COMMIT_SECONDS = 5.0
+COMMIT_SECONDS = 3.0
 REVOKE_DEADLINE = 5.0  # seconds; well under the broker's rebalance timeout of 5 minutes
 STUCK_AFTER = 30.0  # seconds without a turn of the loop: not healthy
 LOG_START_EVERY = 15.0  # seconds between looks at where the broker's logs begin
-CLOSE_SECONDS = 3.0
+CLOSE_SECONDS = 2.0
 # A killed member's partitions go to others after this long; brokers allow no less than 6 s.
 SESSION_MS = 6_000
 HEARTBEAT_MS = 1_500
@@ -170,11 +170,18 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
                 await worker.close()
             for known in (self._workers, self._next, self._committed, self._paused):
                 known.clear()
-            try:
-                async with asyncio.timeout(CLOSE_SECONDS):
-                    await self._consumer.stop()
-            except (KafkaError, TimeoutError) as error:
-                log.warning("the consumer did not leave its group", error=repr(error))
+            await self._leave_group()
+
+    async def _leave_group(self) -> None:
+        # While no broker answers, aiokafka swallows a cancellation, or cancels itself.
+        leaving = asyncio.create_task(self._consumer.stop())
+        await asyncio.wait([leaving], timeout=CLOSE_SECONDS)
+        if leaving.done() and not leaving.cancelled() and leaving.exception() is None:
+            return
+        log.warning("the consumer could not leave its group")
+        leaving.cancel()
+        self._consumer._coordinator._coordination_task.cancel()
+        await self._consumer._client.close()
 
     async def _loop(self, stop: asyncio.Event) -> None:
         assert self._failed is not None
