@@ -108,6 +108,29 @@ class ManifestConflict(Strict):
     refused_hash: Hex32
 
 
+class RecordsExpired(Strict):
+    """Retention took records before they were read: offsets first_offset to next_offset - 1.
+
+    topic: its name in the contract. session: whose records may be among them, from next_seq
+    on; both null when the partition as a whole is told of.
+    """
+
+    session: SessionId | None
+    topic: Text
+    partition: Count
+    first_offset: Count
+    next_offset: Count
+    next_seq: Count | None
+
+
+class SessionUnsealed(Strict):
+    """The processor met the session's `abandon`, at this place, but never its `open`."""
+
+    session: SessionId
+    partition: Count
+    offset: Count
+
+
 class SessionCompleted(Strict):
     """Everything that was recorded is sealed, stored and counted."""
 
@@ -152,6 +175,8 @@ EVENT_TYPES: dict[str, type[Strict]] = {
     "lucid.session.abandoned.v1": SessionAbandoned,
     "lucid.session.completed.v1": SessionCompleted,
     "lucid.session.incomplete.v1": SessionIncomplete,
+    "lucid.session.unsealed.v1": SessionUnsealed,
+    "lucid.records.expired.v1": RecordsExpired,
     "lucid.chunk.stored.v1": ChunkStored,
     "lucid.chunk.conflict.v1": ChunkConflict,
     "lucid.manifest.stored.v1": ManifestStored,
@@ -159,6 +184,16 @@ EVENT_TYPES: dict[str, type[Strict]] = {
     "lucid.command.done.v1": CommandDone,
     "lucid.command.refused.v1": CommandRefused,
 }
+
+
+def subject_of(data: Strict) -> str:
+    """What an event is about: the session, else the partition that is told of, else the host."""
+    fields = dict(data)
+    if fields["session"] is not None:
+        return str(fields["session"])
+    if isinstance(data, RecordsExpired):
+        return f"{data.topic}/{data.partition}"
+    return str(fields.get("host"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +214,7 @@ class SessionEvent(Event):
     ) -> Self:
         """Read an event; raises InvalidEvent, also when its subject is not what it speaks of."""
         event = super(SessionEvent, cls).from_kafka(key, headers, value)
-        fields = dict(event.data)
-        if event.subject != (fields["session"] or fields.get("host")):
+        if event.subject != subject_of(event.data):
             raise InvalidEvent(f"event {event.id} speaks of another session than its subject")
         return event
 

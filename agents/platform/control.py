@@ -30,15 +30,18 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import structlog
+from aiokafka.errors import KafkaError
+from faust.exceptions import ConsumerNotStarted
 from faust.types import TP, EventT
 
 from agents.platform.broker import BrokerProbe
-from agents.platform.dataplane import OffsetTracker
 from agents.platform.deadletters import DeadLetters
+from agents.platform.expiry import Expired
 from agents.platform.faust_app import create_app
 from agents.platform.gaps import missed_before
 from agents.platform.logging import bound
 from agents.platform.metrics import Metrics
+from agents.platform.partition import OffsetTracker
 from agents.platform.producer import Header
 from agents.platform.retry import Backoff, Permanent, Transient, retry
 from agents.platform.service import StopSignal
@@ -53,6 +56,7 @@ HELD_BYTES = 32 * 1024**2
 REVOKE_SECONDS = 5.0  # for the record that runs; well under the rebalance timeout of 60 s
 STOP_RESERVE = 4.0  # seconds of a stop that the last commit and leaving the group get
 COMMIT_SECONDS = 2.0
+LOG_START_EVERY = 15.0  # seconds between looks at where the broker's logs begin
 
 Model = TypeVar("Model")
 
@@ -141,7 +145,9 @@ class ControlPlane:
         metrics: Metrics,
         group: str = "",
         backoff: Callable[[], Backoff] = Backoff,
+        expired: Callable[[Expired], Awaitable[None]] | None = None,
     ) -> None:
+        self._expired = expired
         self._settings = settings
         self._letters = letters
         self._metrics = metrics
@@ -189,6 +195,7 @@ class ControlPlane:
         ]  # fmt: skip
         try:
             await self.app.start()
+            waiting.append(asyncio.create_task(self._look_at_log_starts()))
             await asyncio.wait([*waiting, self._failed], return_when=asyncio.FIRST_COMPLETED)
             seconds = stop.deadline.remaining() - STOP_RESERVE
             await self._leave(list(self._lanes), min(seconds, REVOKE_SECONDS))
@@ -261,12 +268,56 @@ class ControlPlane:
         return lane
 
     async def _explain_gap(self, lane: Lane, offset: int) -> None:
-        """A gap in the offsets is nothing unless the broker has a record in it."""
-        missed = await missed_before(self._settings, lane.tp, lane.next_offset, offset)
+        """A gap in the offsets is nothing unless records expired there, or did not come."""
+        begin, missed = await retry(
+            lambda: missed_before(self._settings, lane.tp, lane.next_offset, offset),
+            stop=lane.closing,
+        )
+        if begin > lane.next_offset:
+            await self._report(lane, min(begin, offset))
         if missed is not None:
             raise SkippedRecords(
                 f"record {missed} of {lane.tp.topic}-{lane.tp.partition} was not handed over",
                 hint="Start the service again: it goes on behind its last commit",
+            )
+
+    async def _report(self, lane: Lane, next_offset: int) -> None:
+        """Report records that retention took, then go on behind them."""
+        lost = Expired(lane.tp.topic, lane.tp.partition, lane.next_offset, next_offset)
+        log.error("records expired before they were read", topic=lost.topic,
+                  partition=lost.partition, first=lost.first, next=lost.next_offset)  # fmt: skip
+        self._metrics.expired(lost.topic, lost.partition, lost.count)
+        if self._expired is not None:
+            await self._expired(lost)
+        lane.next_offset = max(lane.next_offset, next_offset)
+        lane.tracker.jump(next_offset)
+
+    async def _look_at_log_starts(self) -> None:
+        """Find what expired where no record comes any more that would show the gap."""
+        while True:
+            await asyncio.sleep(LOG_START_EVERY)
+            try:
+                await self._compare_log_starts()
+            except (KafkaError, Transient, TimeoutError, ConsumerNotStarted) as error:
+                log.warning("cannot see where topics begin", error=repr(error))
+
+    async def _compare_log_starts(self) -> None:
+        consumer: Any = self.app.consumer
+        places = set(consumer.assignment())
+        async with asyncio.timeout(COMMIT_SECONDS):
+            begins = await consumer.earliest_offsets(*places) if places else {}
+        for tp, begin in begins.items():
+            generation = self.app.generation
+            lane = self._lanes.get(tp)
+            if tp not in consumer.assignment() or consumer._committed_offset.get(tp) is None:
+                continue
+            if lane is None or lane.generation != generation:
+                lane = await self._new_lane(tp, generation)
+            if begin > lane.next_offset:
+                await self._report(lane, begin)
+            position = lane.tracker.position()
+            self._metrics.log_start(
+                tp.topic, tp.partition, begin, lane.next_offset if position is None else position
             )
 
     async def _wait_for_room(self, size: int) -> None:

@@ -6,6 +6,11 @@ finished records, and only while the partition is still ours.
 
 The order is always: 1 effect acknowledged, 2 progress acknowledged, 3 offset committed.
 The worker does 1 and 2 before it lets `position()` pass a record; the Runner does 3.
+
+A broker that goes away, restarts, or forgets the group costs time only: partitions are
+taken up in the background until the broker answers, and a consumer that is beyond help is
+replaced. Records that expired before they were read are reported (agents/platform/expiry.py)
+and only then passed.
 """
 
 from __future__ import annotations
@@ -13,123 +18,53 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import structlog
-from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
-from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.errors import (
+    CommitFailedError,
+    IllegalStateError,
+    KafkaError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+)
 
 from agents.platform.deadletters import arrived
-from agents.platform.retry import Deadline
+from agents.platform.expiry import ANSWER_SECONDS, Expired, bounds, where_to_start
+from agents.platform.metrics import Metrics
+from agents.platform.partition import Fail, OffsetTracker, PartitionWorker, Tasks
+from agents.platform.retry import (
+    Backoff,
+    BrokerUnreachable,
+    Deadline,
+    Transient,
+    retry,
+    wait_stopped,
+)
 from schemas.errors import LucidError
+
+__all__ = ["Fail", "OffsetTracker", "PartitionWorker", "Runner", "RunnerStuck", "Tasks"]
 
 log = structlog.get_logger(__name__)
 
 POLL_MS = 200
 COMMIT_EVERY = 1.0  # seconds
-COMMIT_SECONDS = 5.0
+COMMIT_SECONDS = 3.0
 REVOKE_DEADLINE = 5.0  # seconds; well under the broker's rebalance timeout of 5 minutes
 STUCK_AFTER = 30.0  # seconds without a turn of the loop: not healthy
+LOG_START_EVERY = 15.0  # seconds between looks at where the broker's logs begin
+CLOSE_SECONDS = 2.0
+# A killed member's partitions go to others after this long; brokers allow no less than 6 s.
+SESSION_MS = 6_000
+HEARTBEAT_MS = 1_500
+# More than a revoke takes: whoever drains its partitions is not thrown out meanwhile.
+REBALANCE_MS = 20_000
 
 
 class RunnerStuck(LucidError):
     """The loop of a data-plane runner has not turned for too long."""
-
-
-class OffsetTracker:
-    """Which offset of one partition may be committed.
-
-    Offsets are added in increasing order (gaps are fine: transaction markers and
-    compaction leave them) and finished in any order.
-    """
-
-    def __init__(self) -> None:
-        self._open: OrderedDict[int, None] = OrderedDict()
-        self._next: int | None = None
-
-    def add(self, offset: int) -> None:
-        if self._next is not None and offset < self._next:
-            raise ValueError(f"offset {offset} was added after {self._next - 1}")
-        self._open[offset] = None
-        self._next = offset + 1
-
-    def skip(self, offset: int) -> None:
-        """Add an offset that is finished already."""
-        self.add(offset)
-        del self._open[offset]
-
-    def done(self, offset: int) -> None:
-        del self._open[offset]
-
-    def position(self) -> int | None:
-        """The offset before which every record is finished; None before the first record."""
-        return next(iter(self._open), self._next)
-
-
-class PartitionWorker(Protocol):
-    """What a room does with the records of one partition, while the partition is assigned."""
-
-    async def start(self) -> None:
-        """Restore what is needed before the first record."""
-
-    async def take(self, records: Sequence[ConsumerRecord[bytes, bytes]]) -> None:
-        """Accept records in offset order; schedules work and returns soon."""
-
-    def position(self) -> int | None:
-        """The offset before which everything is finished; None: nothing to commit."""
-
-    def busy(self) -> int:
-        """Bytes in flight that will be released without any further record."""
-
-    async def committed(self, offset: int) -> None:
-        """The broker holds this commit position."""
-
-    async def drain(self, deadline: Deadline) -> None:
-        """Finish what is in flight, as far as the deadline allows; take nothing new."""
-
-    async def close(self) -> None:
-        """Drop everything: the partition is gone."""
-
-
-Fail = Callable[[BaseException], None]
-
-
-class Tasks:
-    """Work that runs beside the loop, with the bytes that it holds until it ends.
-
-    What a task raises reaches `fail`.
-    """
-
-    def __init__(self, fail: Fail) -> None:
-        self._fail = fail
-        self._tasks: set[asyncio.Task[None]] = set()
-        self.busy = 0
-
-    def spawn(self, work: Coroutine[None, None, None], size: int) -> None:
-        """Start `work`; its `size` counts as busy until it has ended."""
-        self.busy += size
-
-        def ended(task: asyncio.Task[None]) -> None:
-            self.busy -= size
-            self._tasks.discard(task)
-            if not task.cancelled() and (error := task.exception()) is not None:
-                self._fail(error)
-
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(ended)
-
-    async def drain(self, deadline: Deadline) -> None:
-        """Wait for what runs, as far as the deadline allows."""
-        if self._tasks:
-            await asyncio.wait(set(self._tasks), timeout=deadline.remaining())
-
-    def cancel(self) -> None:
-        """Give up what runs."""
-        for task in set(self._tasks):
-            task.cancel()
 
 
 MakeWorker = Callable[[TopicPartition, int | None, Fail], PartitionWorker]
@@ -151,12 +86,16 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
         make_worker: MakeWorker,
         busy_limit: int,
         fetch_bytes: int,
+        metrics: Metrics | None = None,
         consumer_options: Mapping[str, Any] | None = None,
     ) -> None:
         self._topics = list(topics)
         self._make_worker = make_worker
         self._busy_limit = busy_limit
+        self._metrics = metrics
         self._workers: dict[TopicPartition, PartitionWorker] = {}
+        self._starting: dict[TopicPartition, asyncio.Task[None]] = {}
+        self._next: dict[TopicPartition, int] = {}
         self._committed: dict[TopicPartition, int] = {}
         self._paused: set[TopicPartition] = set()
         # Held while a batch is handed over and while partitions are given away. Not while one
@@ -165,16 +104,20 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
         self._rebalances = 0
         self._failed: asyncio.Future[None] | None = None
         self._last_turn = time.monotonic()
-        self._consumer = AIOKafkaConsumer(
-            bootstrap_servers=servers,
-            group_id=group,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            max_partition_fetch_bytes=fetch_bytes,
-            fetch_max_bytes=4 * fetch_bytes,
-            fetch_max_wait_ms=100,
+        self._options: dict[str, Any] = {
+            "bootstrap_servers": servers,
+            "group_id": group,
+            "enable_auto_commit": False,
+            "auto_offset_reset": "none",  # a reset by the driver would be a silent loss
+            "max_partition_fetch_bytes": fetch_bytes,
+            "fetch_max_bytes": 4 * fetch_bytes,
+            "fetch_max_wait_ms": 100,
+            "session_timeout_ms": SESSION_MS,
+            "heartbeat_interval_ms": HEARTBEAT_MS,
+            "rebalance_timeout_ms": REBALANCE_MS,
             **(consumer_options or {}),
-        )
+        }
+        self._consumer = AIOKafkaConsumer(**self._options)
 
     @property
     def assigned(self) -> list[TopicPartition]:
@@ -197,66 +140,226 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
         Raises what a worker failed with.
         """
         self._failed = asyncio.get_running_loop().create_future()
-        self._consumer.subscribe(self._topics, listener=self)
-        await self._consumer.start()
+        pauses = Backoff(most=5.0)
         try:
+            while not stop.is_set():
+                try:
+                    await self._consume(stop)
+                except (KafkaError, BrokerUnreachable) as error:
+                    if self._failed.done():
+                        self._failed.result()
+                    log.warning("the consumer failed, making a new one", error=repr(error))
+                    await wait_stopped(stop, pauses.next())
+                    self._consumer = AIOKafkaConsumer(**self._options)
+        finally:
+            if self._failed.done():
+                self._failed.exception()
+
+    async def _consume(self, stop: asyncio.Event) -> None:
+        """The life of one consumer."""
+        self._consumer.subscribe(self._topics, listener=self)
+        looking = asyncio.create_task(self._look_at_log_starts())
+        try:
+            await self._consumer.start()
             await self._loop(stop)
             async with self._turn:
                 await self._release(list(self._workers), REVOKE_DEADLINE)
         finally:
+            looking.cancel()
+            await self._cancel_starting()
             for worker in self._workers.values():
                 await worker.close()
-            self._workers.clear()
-            if self._failed.done():
-                self._failed.exception()
-            await self._consumer.stop()
+            for known in (self._workers, self._next, self._committed, self._paused):
+                known.clear()
+            await self._leave_group()
+
+    async def _leave_group(self) -> None:
+        # While no broker answers, aiokafka swallows a cancellation, or cancels itself.
+        leaving = asyncio.create_task(self._consumer.stop())
+        await asyncio.wait([leaving], timeout=CLOSE_SECONDS)
+        if leaving.done() and not leaving.cancelled() and leaving.exception() is None:
+            return
+        log.warning("the consumer could not leave its group")
+        leaving.cancel()
+        self._consumer._coordinator._coordination_task.cancel()
+        await self._consumer._client.close()
 
     async def _loop(self, stop: asyncio.Event) -> None:
         assert self._failed is not None
+        stopped = asyncio.create_task(stop.wait())
         next_commit = time.monotonic() + COMMIT_EVERY
-        while not stop.is_set():
-            if self._failed.done():
-                self._failed.result()
-            batches = await self._consumer.getmany(timeout_ms=POLL_MS)
-            rebalances = self._rebalances
-            async with self._turn:
-                self._last_turn = time.monotonic()
-                if rebalances != self._rebalances:
-                    continue  # fetched for an assignment that is over; they come again
-                for partition, records in batches.items():
-                    worker = await self._worker(partition)
-                    await worker.take([arrived(record) for record in records])
-                self._balance()
-                if time.monotonic() >= next_commit:
-                    await self._commit(list(self._workers))
-                    next_commit = time.monotonic() + COMMIT_EVERY
-            # Without this a revoke could starve behind a loop that takes the lock again at once.
-            await asyncio.sleep(0)
+        try:
+            while not stop.is_set():
+                polling = asyncio.create_task(self._poll())
+                # A poll waits for a rebalance, which takes for ever while the broker is away.
+                waiting: list[asyncio.Future[Any]] = [polling, stopped, self._failed]
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                if self._failed.done() or not polling.done():
+                    polling.cancel()
+                    await asyncio.wait([polling])
+                    break
+                async with self._turn:
+                    self._last_turn = time.monotonic()
+                    await self._take(*polling.result())
+                    if time.monotonic() >= next_commit:
+                        await self._commit(list(self._workers))
+                        next_commit = time.monotonic() + COMMIT_EVERY
+                # Without this a revoke could starve behind a loop that takes the lock at once.
+                await asyncio.sleep(0)
+        finally:
+            stopped.cancel()
+        if self._failed.done():
+            self._failed.result()
 
-    async def _worker(self, partition: TopicPartition) -> PartitionWorker:
-        worker = self._workers.get(partition)
-        if worker is None:
-            committed = await self._consumer.committed(partition)
-            worker = self._make_worker(partition, committed, self._fail)
+    async def _poll(self) -> tuple[int, dict[TopicPartition, Any], KafkaError | None]:
+        """Records, or what keeps a partition from them, and the assignment they belong to."""
+        try:
+            batches = await self._consumer.getmany(timeout_ms=POLL_MS)
+        except (OffsetOutOfRangeError, NoOffsetForPartitionError) as error:
+            return self._rebalances, {}, error
+        return self._rebalances, batches, None
+
+    async def _take(
+        self, rebalances: int, batches: dict[TopicPartition, Any], error: KafkaError | None
+    ) -> None:
+        if rebalances != self._rebalances:
+            return  # fetched for an assignment that is over; they come again
+        if error is not None:
+            await self._out_of_range(error)
+        for partition, records in batches.items():
+            worker = self._workers.get(partition)
+            if worker is None:
+                raise IllegalStateError(f"records of {partition}, which nobody works on")
+            if records[0].offset > self._next[partition]:
+                await self._explain_gap(partition, records[0].offset)
+            await worker.take([arrived(record) for record in records])
+            self._next[partition] = records[-1].offset + 1
+        self._balance()
+
+    # -- taking partitions up --------------------------------------------------------------
+
+    async def _start(self, partition: TopicPartition) -> None:
+        """Take a partition up, however long the broker does not answer."""
+
+        def note(error: Transient, pause: float) -> None:
+            log.warning("cannot take a partition up yet", topic=partition.topic,
+                        partition=partition.partition, error=str(error))  # fmt: skip
+
+        try:
+            await retry(lambda: self._begin(partition), backoff=Backoff(most=5.0), on_retry=note)
+        except Exception as error:  # noqa: BLE001 - handed on to run()
+            self._fail(error)
+
+    async def _begin(self, partition: TopicPartition) -> None:
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                committed = await self._consumer.committed(partition)
+        except (KafkaError, TimeoutError) as error:
+            raise BrokerUnreachable(
+                f"the broker does not say what is committed: {error!r}"
+            ) from error
+        begin, end = await bounds(self._consumer, partition)
+        if committed is not None and committed > end:
+            log.error("the log ends before the committed offset, reading all of it",
+                      topic=partition.topic, partition=partition.partition,
+                      committed=committed, end=end)  # fmt: skip
+            committed = None
+        worker = self._make_worker(partition, committed, self._fail)
+        try:
             await worker.start()
-            self._workers[partition] = worker
-            log.info("assigned", topic=partition.topic, partition=partition.partition,
-                     committed=committed)  # fmt: skip
-        return worker
+            start, lost = where_to_start(committed, worker.expected(), begin, end)
+            if lost is not None:
+                await self._report(worker, Expired(partition.topic, partition.partition, *lost))
+        except BaseException:
+            await worker.close()
+            raise
+        if partition not in self._consumer.assignment():
+            await worker.close()
+            return
+        self._consumer.seek(partition, start)
+        if self._paused:
+            self._paused.add(partition)
+        else:
+            self._consumer.resume(partition)
+        self._workers[partition], self._next[partition] = worker, start
+        log.info("assigned", topic=partition.topic, partition=partition.partition,
+                 committed=committed, start=start)  # fmt: skip
+
+    async def _cancel_starting(self) -> None:
+        tasks = list(self._starting.values())
+        self._starting.clear()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _fail(self, error: BaseException) -> None:
         if self._failed is not None and not self._failed.done():
             self._failed.set_exception(error)
 
+    # -- what expired ----------------------------------------------------------------------
+
+    async def _report(self, worker: PartitionWorker, lost: Expired) -> None:
+        log.error("records expired before they were read", topic=lost.topic,
+                  partition=lost.partition, first=lost.first, next=lost.next_offset)  # fmt: skip
+        if self._metrics is not None:
+            self._metrics.expired(lost.topic, lost.partition, lost.count)
+        await worker.expired(lost)
+
+    async def _out_of_range(self, error: KafkaError) -> None:
+        """The broker does not have a partition's next record: find out what became of it."""
+        named = error.args[0] if error.args else ()
+        places: list[TopicPartition] = list(named) if isinstance(named, dict) else [named]
+        for partition in places:
+            worker = self._workers.get(partition)
+            if worker is None:
+                continue
+            begin, end = await bounds(self._consumer, partition)
+            position = self._next[partition]
+            if position > end:
+                # Another log under the same name: what the worker knows is of no use there.
+                raise error
+            if position < begin:
+                await self._report(
+                    worker, Expired(partition.topic, partition.partition, position, begin)
+                )
+                self._next[partition] = begin
+                self._consumer.seek(partition, begin)
+
+    async def _explain_gap(self, partition: TopicPartition, offset: int) -> None:
+        """Compaction leaves gaps that mean nothing; what begins behind a gap tells of a loss."""
+        position = self._next[partition]
+        begin = min(offset, (await bounds(self._consumer, partition))[0])
+        if begin > position:
+            lost = Expired(partition.topic, partition.partition, position, begin)
+            await self._report(self._workers[partition], lost)
+
+    async def _look_at_log_starts(self) -> None:
+        """Show where the logs begin, before they begin past what is finished."""
+        while self._metrics is not None:
+            await asyncio.sleep(LOG_START_EVERY)
+            places = list(self._workers)
+            try:
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    begins = await self._consumer.beginning_offsets(places) if places else {}
+            except (KafkaError, TimeoutError):
+                continue
+            for partition, begin in begins.items():
+                if partition in self._workers:
+                    position = self._workers[partition].position()
+                    finished = self._next[partition] if position is None else position
+                    self._metrics.log_start(partition.topic, partition.partition, begin, finished)
+
+    # -- pausing, committing ---------------------------------------------------------------
+
     def _balance(self) -> None:
         """Pause all partitions above the limit of bytes in flight, resume under half of it."""
         busy = self.busy()
-        assigned = self._consumer.assignment()
+        held = set(self._workers)
         if busy > self._busy_limit:
-            self._paused = set(assigned)
-            self._consumer.pause(*assigned)
+            self._paused = held
+            self._consumer.pause(*held)
         elif self._paused and busy <= self._busy_limit // 2:
-            self._consumer.resume(*(self._paused & assigned))
+            self._consumer.resume(*(self._paused & held))
             self._paused = set()
 
     async def _commit(self, partitions: Sequence[TopicPartition]) -> None:
@@ -266,6 +369,11 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
             if position is not None and position != self._committed.get(partition):
                 offsets[partition] = position
         if not offsets:
+            return
+        if self._consumer._coordinator.generation < 0:
+            # Thrown out of the group. A commit without a generation would be taken while the
+            # group is empty, and could set back what its last member had committed.
+            log.warning("not committed: this member is not in its group")
             return
         try:
             async with asyncio.timeout(COMMIT_SECONDS):
@@ -282,6 +390,11 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
             return
         self._committed.update(offsets)
         for partition, offset in offsets.items():
+            if self._metrics is not None:
+                end = None
+                with contextlib.suppress(AssertionError, KafkaError):
+                    end = self._consumer.highwater(partition)
+                self._metrics.committed(partition.topic, partition.partition, offset, end)
             await self._workers[partition].committed(offset)
 
     async def _release(self, partitions: Sequence[TopicPartition], seconds: float) -> None:
@@ -293,22 +406,27 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
             await self._workers.pop(partition).close()
             self._committed.pop(partition, None)
             self._paused.discard(partition)
+            if self._metrics is not None:
+                self._metrics.revoked(*partition)
 
     async def on_partitions_revoked(self, revoked: Sequence[TopicPartition]) -> None:
         """Drain, commit and drop the partitions, before the group gives them to others."""
         self._rebalances += 1
         with self._reported():
+            await self._cancel_starting()
             async with self._turn:
                 await self._release(sorted(revoked), REVOKE_DEADLINE)
         if revoked:
             log.info("revoked", partitions=[f"{p.topic}-{p.partition}" for p in sorted(revoked)])
 
     async def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
-        """Make a worker for each partition that has none yet."""
+        """Take each partition up, in the background: no heartbeat is sent while this runs."""
         with self._reported():
-            async with self._turn:
-                for partition in sorted(assigned):
-                    await self._worker(partition)
+            for partition in sorted(assigned):
+                # Paused, so nothing is fetched from there before it is known where to start.
+                self._consumer.pause(partition)
+                self._consumer.seek(partition, 0)
+                self._starting[partition] = asyncio.create_task(self._start(partition))
 
     @contextlib.contextmanager
     def _reported(self) -> Iterator[None]:

@@ -8,6 +8,7 @@ say) have two registries and do not meet.
     metrics.took(topic, size)            .sent(topic, size)        .refused(topic, code)
     metrics.limited(topic, partition, counted, limit)
     metrics.retried(topic, code)         .committed(topic, partition, offset, end)
+    metrics.expired(topic, partition, n) .log_start(topic, partition, begin, finished)
     metrics.held(bytes)                  .handling(topic) -> context manager that times
     metrics.exposition() -> bytes        what /metrics answers
 """
@@ -64,6 +65,21 @@ class Metrics:
             "lucid_lag_records", "Records behind the commit position",
             ["service", "topic", "partition"], registry=registry,
         )  # fmt: skip
+        self._expired = self._counter(
+            "offsets_expired", "Offsets that retention took before they were read",
+            "topic", "partition",
+        )  # fmt: skip
+        self._expirations = self._counter(
+            "expirations", "Times that retention overtook this service", "topic", "partition"
+        )
+        self._begin = Gauge(
+            "lucid_log_start_offset", "First offset that the broker has",
+            ["service", "topic", "partition"], registry=registry,
+        )  # fmt: skip
+        self._overtaken = Gauge(
+            "lucid_overtaken_offsets", "How far the broker's first offset is past the finished one",
+            ["service", "topic", "partition"], registry=registry,
+        )  # fmt: skip
         self._held = Gauge(
             "lucid_held_bytes", "Bytes of records in memory", ["service"], registry=registry
         )
@@ -104,9 +120,20 @@ class Metrics:
         if end is not None:
             self._lag.labels(self.service, topic, partition).set(max(0, end - offset))
 
+    def expired(self, topic: str, partition: int, count: int) -> None:
+        """Count offsets that were gone before they were read."""
+        self._expired.labels(self.service, topic, partition).inc(count)
+        self._expirations.labels(self.service, topic, partition).inc()
+        self._overtaken.labels(self.service, topic, partition).set(count)
+
+    def log_start(self, topic: str, partition: int, begin: int, finished: int) -> None:
+        """Show where a partition begins on the broker; `finished`: all before it is done."""
+        self._begin.labels(self.service, topic, partition).set(begin)
+        self._overtaken.labels(self.service, topic, partition).set(max(0, begin - finished))
+
     def revoked(self, topic: str, partition: int) -> None:
         """Forget a partition that somebody else owns now."""
-        for gauge in (self._position, self._lag):
+        for gauge in (self._position, self._lag, self._begin, self._overtaken):
             gauge.remove_by_labels(
                 {"service": self.service, "topic": topic, "partition": str(partition)}
             )

@@ -10,15 +10,18 @@ from uuid import uuid4
 
 import pytest
 from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.platform.dataplane import Fail, OffsetTracker, Runner, RunnerStuck, Tasks
+from agents.platform.expiry import Expired, where_to_start
+from agents.platform.metrics import Metrics
 from agents.platform.producer import Producer
 from agents.platform.retry import Deadline
 from agents.platform.settings import Settings
 from tests.conftest import Stack
-from tests.platform.topics import create_topic
+from tests.platform.topics import create_topic, expire
 
 PARTITIONS = 4
 
@@ -55,6 +58,13 @@ class Collecting:
 
     async def start(self) -> None:
         self.log.started.append(self.partition.partition)
+
+    def expected(self) -> int | None:
+        return self.log.expected
+
+    async def expired(self, lost: Expired) -> None:
+        self.log.lost.append((lost.partition, lost.first, lost.next_offset))
+        self.tracker.jump(lost.next_offset)
 
     async def take(self, records: Sequence[Any]) -> None:
         for record in records:
@@ -95,6 +105,22 @@ class Log:
         self.closed: list[int] = []
         self.done: list[tuple[int, int]] = []
         self.commits: list[tuple[int, int]] = []
+        self.lost: list[tuple[int, int, int]] = []
+        self.expected: int | None = None
+
+
+async def remake(group: Group) -> None:
+    """Another topic under the same name."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=group.settings.kafka_servers())
+    await admin.start()
+    try:
+        await admin.delete_topics([group.topic])
+        async with asyncio.timeout(20):
+            while group.topic in await admin.list_topics():
+                await asyncio.sleep(0.05)
+    finally:
+        await admin.close()
+    await create_topic(group.settings, group.topic, PARTITIONS)
 
 
 class Group:
@@ -106,7 +132,9 @@ class Group:
         self.running: list[tuple[asyncio.Event, asyncio.Task[None]]] = []
 
     def runner(self, log: Log, busy_limit: int = 10**6) -> tuple[Runner, asyncio.Task[None]]:
+        self.metrics = Metrics("test", version="0")
         runner = Runner(
+            metrics=self.metrics,
             servers=self.settings.kafka_servers(), group=self.topic, topics=[self.topic],
             make_worker=lambda partition, _, fail: Collecting(partition, log, fail),
             busy_limit=busy_limit, fetch_bytes=65536,
@@ -214,3 +242,104 @@ async def test_a_loop_that_does_not_turn_is_not_healthy(
     monkeypatch.setattr("agents.platform.dataplane.STUCK_AFTER", -1.0)
     with pytest.raises(RunnerStuck, match="no records were polled"):
         await runner.healthy()
+
+
+@pytest.mark.parametrize(
+    ("committed", "expected", "begin", "start", "lost"),
+    [
+        (None, None, 0, 0, None),
+        (None, None, 7, 7, None),
+        (None, 3, 7, 7, (3, 7)),
+        (None, 9, 7, 7, None),
+        (5, None, 5, 5, None),
+        (5, 2, 5, 5, None),
+        (5, 2, 7, 7, (5, 7)),
+        (12, None, 5, 12, None),
+        (13, None, 5, 5, None),
+    ],
+)
+def test_where_a_partition_is_taken_up_and_what_is_lost_there(
+    committed: int | None, expected: int | None, begin: int, start: int,
+    lost: tuple[int, int] | None,
+) -> None:  # fmt: skip
+    assert where_to_start(committed, expected, begin, end=12) == (start, lost)
+
+
+async def test_what_expired_while_nobody_read_is_reported_once_and_then_passed(
+    group: Group,
+) -> None:
+    first, second, third = Log(), Log(), Log()
+    group.runner(first)
+    await group.send(3)
+    await until(lambda: len(first.done) == 3 * PARTITIONS)
+    await group.stop()
+    assert first.lost == []
+    await group.send(3)
+    await expire(group.settings, group.topic, 1, 5)
+    group.runner(second)
+    await until(lambda: len(second.done) == 3 * PARTITIONS - 2)
+    assert second.lost == [(1, 3, 5)]
+    lines = group.metrics.exposition().decode()
+    place = f'partition="1",service="test",topic="{group.topic}"'
+    assert f"lucid_offsets_expired_total{{{place}}} 2.0" in lines
+    assert f"lucid_overtaken_offsets{{{place}}} 2.0" in lines
+    await group.stop()
+    await expire(group.settings, group.topic, 1, 6)
+    group.runner(third)
+    await until(lambda: len(third.started) == PARTITIONS)
+    await group.send(1)
+    await until(lambda: len(third.done) == PARTITIONS)
+    assert third.lost == []
+
+
+async def test_all_of_a_partition_expired_is_reported_without_any_further_record(
+    group: Group,
+) -> None:
+    first, second = Log(), Log()
+    first.gate.clear()
+    _, task = group.runner(first)
+    await group.send(2)
+    await until(lambda: len(first.started) == PARTITIONS)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    group.running.clear()
+    await expire(group.settings, group.topic, 2, 2)
+    second.expected = 1
+    group.runner(second)
+    await until(lambda: second.lost)
+    assert second.lost == [(2, 1, 2)]
+    await until(lambda: (2, 2) in second.commits)
+
+
+async def test_retention_that_overtakes_a_running_consumer_is_reported(group: Group) -> None:
+    log = Log()
+    log.gate.clear()
+    runner, _ = group.runner(log, busy_limit=20_000)
+    await group.send(20, bytes(10_000))
+    await until(lambda: runner._paused and runner.busy() > 20_000)
+    position = runner._next[TopicPartition(group.topic, 0)]
+    assert position < 19
+    await expire(group.settings, group.topic, 0, 19)
+    log.gate.set()
+    await until(lambda: (0, 19) in log.done)
+    [(partition, lost_from, lost_to)] = log.lost
+    # What had been fetched before is not lost.
+    assert (partition, lost_to) == (0, 19)
+    assert position <= lost_from
+    taken = {offset for number, offset in log.done if number == 0}
+    assert taken == {*range(lost_from), 19}
+
+
+async def test_a_topic_that_is_made_anew_under_a_running_consumer_is_read_from_its_beginning(
+    group: Group,
+) -> None:
+    log = Log()
+    runner, _ = group.runner(log)
+    await group.send(3)
+    await until(lambda: len(log.done) == 3 * PARTITIONS)
+    log.done.clear()
+    await remake(group)
+    await group.send(1)
+    await until(lambda: sorted(log.done) == [(number, 0) for number in range(PARTITIONS)])
+    assert log.lost == []
+    await runner.healthy()

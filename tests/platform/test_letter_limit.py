@@ -16,6 +16,7 @@ from agents.platform.contract import Contract, apply_contract, load_contract
 from agents.platform.control import ControlPlane, Record
 from agents.platform.dataplane import Fail, OffsetTracker, Runner, Tasks
 from agents.platform.deadletters import DeadLetters
+from agents.platform.expiry import Expired
 from agents.platform.letter_limit import WINDOW, LetterLimit, TooManyLetters
 from agents.platform.metrics import Metrics
 from agents.platform.producer import Producer
@@ -165,6 +166,11 @@ class Refusing:
         self.headers: list[Any] = []
 
     async def start(self) -> None: ...
+
+    def expected(self) -> int | None:
+        return None
+
+    async def expired(self, lost: Expired) -> None: ...
 
     async def take(self, records: Sequence[ConsumerRecord[bytes, bytes]]) -> None:
         for record in records:

@@ -100,15 +100,15 @@ async def test_a_gap_is_told_from_a_lost_record(topics: Topics) -> None:
     async with Producer(topics.settings, {topics.name: LIMIT}) as producer:
         for number in range(6):
             await producer.send(topics.name, b"%d" % number, partition=0)
-    assert await missed_before(topics.settings, place, 2, 5) == 2
+    assert await missed_before(topics.settings, place, 2, 5) == (0, 2)
     admin = AIOKafkaAdminClient(bootstrap_servers=topics.settings.kafka_servers())
     await admin.start()
     try:
         await admin.delete_records({TopicPartition(*place): RecordsToDelete(before_offset=4)})
     finally:
         await admin.close()
-    assert await missed_before(topics.settings, place, 1, 4) is None
-    assert await missed_before(topics.settings, place, 1, 6) == 4
+    assert await missed_before(topics.settings, place, 1, 4) == (4, None)
+    assert await missed_before(topics.settings, place, 1, 6) == (4, 4)
     nowhere = Settings.load(home=topics.settings.home, kafka="127.0.0.1:1")
     with pytest.raises(BrokerUnreachable):
         await missed_before(nowhere, place, 1, 4)

@@ -7,14 +7,16 @@ from contextlib import asynccontextmanager
 
 import structlog
 
+from agents.platform.broker import BrokerProbe
 from agents.platform.catalog import Catalog
 from agents.platform.contract import load_contract
 from agents.platform.control import ControlPlane, Record
 from agents.platform.deadletters import open_letters
 from agents.platform.eventbus import EventBus
+from agents.platform.expiry import Expired
 from agents.platform.keys import load_trusted
 from agents.platform.producer import Producer
-from agents.platform.retry import Permanent, Transient, wait_stopped
+from agents.platform.retry import Permanent, Transient, Unreachable, wait_stopped
 from agents.platform.service import Part, Service, StopSignal, run_service
 from agents.platform.settings import Settings
 from agents.session.pipeline.keeper import SessionKeeper, Topics, wall_clock
@@ -22,6 +24,7 @@ from agents.session.pipeline.settings import PipelineSettings
 from schemas.events import (
     CommandDone,
     CommandRefused,
+    RecordsExpired,
     SessionEvent,
     SessionOpened,
     event_from_kafka,
@@ -42,19 +45,23 @@ def parse(record: Record) -> SessionEvent:
 
 
 class Watch:
-    """Gives up sessions whose recorder is silent.
+    """Gives up sessions whose recorder is silent, and counts those that stay incomplete.
 
-    Silence counts from when this pipeline was up to date with the events: an older sign of
-    life may still wait in the topic.
+    Silence counts from when this pipeline last could not hear: an older sign of life may
+    still wait in the topic or, while no broker is there, with the recorder.
     """
 
     name = "watch"
 
-    def __init__(self, keeper: SessionKeeper, section: PipelineSettings) -> None:
+    def __init__(
+        self, keeper: SessionKeeper, section: PipelineSettings, probe: BrokerProbe
+    ) -> None:
         self._keeper = keeper
         self._section = section
+        self._probe = probe
         self._silent = round(section.abandon_after * 1_000_000)
-        self._since = wall_clock()
+        self._settle = round(section.settle_after * 1_000_000)
+        self._since = self._looked = wall_clock()
 
     def heard(self, event: SessionEvent) -> None:
         """An event that is old when it is handled says that others still wait."""
@@ -62,12 +69,26 @@ class Watch:
             self._since = wall_clock()
 
     async def run(self, stop: StopSignal, /) -> None:
-        """Look at silent sessions every now and then."""
+        """Look at open sessions every now and then."""
         while not await wait_stopped(stop, self._section.watch_every):
-            try:
-                await self._keeper.abandon_silent(self._silent, self._since)
-            except Transient as error:
-                log.warning("cannot look at silent sessions now", error=error)
+            await self.look()
+
+    async def look(self) -> list[str]:
+        """Look once, if broker and catalog answer; the sessions that were ended or counted."""
+        asleep = wall_clock() - self._looked > self._section.watch_every * 1e6 + self._silent / 2
+        if asleep:
+            self._since = wall_clock()
+        try:
+            await self._probe.check()
+            return await self._keeper.look_after(self._silent, self._settle, self._since)
+        except Unreachable as error:
+            self._since = wall_clock()
+            log.warning("cannot look at silent sessions now", error=error)
+        except Transient as error:
+            log.warning("cannot give up a silent session now", error=error)
+        finally:
+            self._looked = wall_clock()
+        return []
 
 
 @asynccontextmanager
@@ -79,6 +100,7 @@ async def build(service: Service) -> AsyncIterator[Sequence[Part]]:
     async with (
         Catalog(settings) as catalog,
         Producer(settings, contract.limits, metrics=service.metrics) as producer,
+        BrokerProbe(settings) as probe,
     ):
         await service.wait_until(catalog.prepare)
         service.health.add("catalog", catalog.ping, timeout=6.0)
@@ -92,7 +114,7 @@ async def build(service: Service) -> AsyncIterator[Sequence[Part]]:
             log.warning("no key is trusted: whose checkpoints these are is not checked",
                         folder=str(settings.keys_dir))  # fmt: skip
         keeper = SessionKeeper(catalog, producer, events, topics, settings.host, trusted)
-        watch = Watch(keeper, section)
+        watch = Watch(keeper, section, probe)
 
         partitions = contract.topic("session.frames").partitions
 
@@ -103,7 +125,16 @@ async def build(service: Service) -> AsyncIterator[Sequence[Part]]:
             if not isinstance(event.data, CommandDone | CommandRefused):
                 await keeper.handle(event)
 
-        control = ControlPlane(settings, NAME, letters=letters, metrics=service.metrics)
+        async def expired(lost: Expired) -> None:
+            event = RecordsExpired(
+                session=None, topic="session.events", partition=lost.partition,
+                first_offset=lost.first, next_offset=lost.next_offset, next_seq=None,
+            )  # fmt: skip
+            await events.emit(event, f"session.events/{lost.partition}")
+
+        control = ControlPlane(
+            settings, NAME, letters=letters, metrics=service.metrics, expired=expired
+        )
         control.consume(contract.topic("session.events").full_name, parse, handle)
         service.health.add("control", control.healthy)
         yield [control, watch]

@@ -1,4 +1,4 @@
-"""Sessions in the catalog: events applied, settled when everything is there, given up when silent.
+"""Sessions in the catalog: events applied, settled when all is there, given up when silent.
 
 Each write is a compare-and-set on the document's version, so that two pipelines, or an
 event that comes twice, never lose a change.
@@ -16,12 +16,24 @@ from agents.platform.catalog import Catalog, Document
 from agents.platform.eventbus import EventBus
 from agents.platform.producer import Producer
 from agents.platform.retry import Transient
-from agents.session.pipeline.reconciliation import StoredChunk, reconcile
-from agents.session.pipeline.states import FINAL, LIVE, SessionState, apply
+from agents.session.pipeline.reconciliation import StoredChunk, reconcile, without_manifest
+from agents.session.pipeline.states import (
+    EVENTS,
+    FINAL,
+    FRAMES,
+    LIVE,
+    SessionState,
+    apply,
+    lost,
+    overdue,
+    recounted,
+    silent,
+)
 from schemas.anchors import anchor_of
 from schemas.canonical import encode
 from schemas.controls import Abandon
 from schemas.events import (
+    RecordsExpired,
     SessionAbandoned,
     SessionCompleted,
     SessionEvent,
@@ -36,7 +48,9 @@ log = structlog.get_logger(__name__)
 
 SESSIONS = "sessions"
 MAX_SHORTCOMINGS = 2000
-PATIENCE = 10
+
+
+OPEN_STATES = [*sorted(LIVE), "processing"]
 
 
 class NotYet(Transient):
@@ -71,9 +85,15 @@ class SessionKeeper:
     trusted: Sequence[Verifier] = ()
     clock: Callable[[], int] = wall_clock
 
-    async def handle(self, event: SessionEvent) -> SessionState:
-        """Apply an event to its session; settles the session once nothing is outstanding."""
+    async def handle(self, event: SessionEvent) -> SessionState | None:
+        """Apply an event to its session; settles the session once nothing is outstanding.
+
+        None when the event speaks of a whole partition.
+        """
         data = event.data
+        if isinstance(data, RecordsExpired) and data.session is None:
+            await self._lose(data)
+            return None
         if isinstance(data, SessionCompleted | SessionIncomplete):
             return await self.load(event.subject)
         before = await self.load(event.subject)
@@ -95,20 +115,34 @@ class SessionKeeper:
             raise NotYet(f"session {state.session} was changed by another pipeline", retry_after=0)
         return state
 
+    async def _lose(self, data: RecordsExpired) -> None:
+        """Note a loss with each session that may have had something there."""
+        for document in await self.catalog.find(SESSIONS, {"state": {"$in": OPEN_STATES}}):
+            before = _state(document)
+            if data.topic in EVENTS or _took_place(before, data):
+                after = lost(before, data, self.clock())
+                if after != before:
+                    await self._write(after)
+
     async def _settle(self, state: SessionState) -> SessionState:
         """Count everything; the results are sent before the document says that they were."""
         entry = await self.catalog.get("manifests", state.session)
-        if entry is None:
-            raise NotYet(f"the catalog does not show the manifest of session {state.session} yet")
-        manifest = read_manifest(entry["manifest"].encode())
         chunks = [_stored(document) async for document in self.catalog.chunks(state.session)]
+        if entry is None:
+            if state.manifest_hash is not None:
+                raise NotYet(f"the catalog does not show the manifest of {state.session} yet")
+            return await self._settle_without_manifest(state, chunks)
+        manifest = read_manifest(entry["manifest"].encode())
         if len(chunks) < manifest.chunks and state.next_index >= manifest.chunks:
             raise NotYet(f"the catalog does not show all chunks of session {state.session} yet")
         found = reconcile(
             state, manifest, entry["manifest"].encode(), entry["checkpoint"], chunks, self.trusted
         )
         size = sum(chunk.size for chunk in chunks)
-        await self._announce(state.session, manifest, found, len(chunks), size)
+        if found:
+            await self._announce_incomplete(state.session, found)
+        else:
+            await self._announce_completed(manifest, size)
         log.info("session settled", session=state.session, complete=not found, chunks=len(chunks))
         changes: dict[str, object] = {
             "state": "incomplete" if found else "completed",
@@ -120,43 +154,65 @@ class SessionKeeper:
         }
         return await self._write(state.model_copy(update=changes))
 
-    async def _announce(
-        self, session: str, manifest: Manifest, found: list[str], chunks: int, size: int
-    ) -> None:
-        if found:
-            event = SessionIncomplete(session=session, shortcomings=found[:MAX_SHORTCOMINGS])
-            await self.events.emit(event, session)
-            return
-        anchor = encode(anchor_of(manifest))
+    async def _settle_without_manifest(
+        self, state: SessionState, chunks: Sequence[StoredChunk]
+    ) -> SessionState:
+        found = without_manifest(state, chunks)
+        await self._announce_incomplete(state.session, found)
+        log.error("session settled without a manifest", session=state.session, chunks=len(chunks))
+        changes: dict[str, object] = {
+            "state": "incomplete",
+            "shortcomings": found[:MAX_SHORTCOMINGS],
+            "stored_bytes": sum(chunk.size for chunk in chunks),
+            "settled_at": self.clock(),
+        }
+        return await self._write(state.model_copy(update=changes))
+
+    async def _announce_incomplete(self, session: str, found: list[str]) -> None:
+        event = SessionIncomplete(session=session, shortcomings=found[:MAX_SHORTCOMINGS])
+        await self.events.emit(event, session)
+
+    async def _announce_completed(self, manifest: Manifest, size: int) -> None:
+        session, anchor = manifest.session, encode(anchor_of(manifest))
         await self.producer.send(self.topics.anchors, anchor, key=session.encode())
-        await self.events.emit(
-            SessionCompleted(
-                session=session, chunks=chunks, records=manifest.next_seq,
-                stored_bytes=size, root=manifest.root,
-            ),
-            session,
+        event = SessionCompleted(
+            session=session, chunks=manifest.chunks, records=manifest.next_seq,
+            stored_bytes=size, root=manifest.root,
         )  # fmt: skip
+        await self.events.emit(event, session)
 
     # -- silent sessions -----------------------------------------------------------------------
 
-    async def abandon_silent(self, silent_us: int, since: int) -> list[str]:
-        """End every session without a sign for `silent_us`; those that were ended.
+    async def look_after(self, silent_us: int, settle_us: int, since: int) -> list[str]:
+        """End each session without a sign, count each of which something will not come.
 
-        A session that was closed and is still without a manifest after ten times as long
-        has lost its `close` record. since: no silence counts before this time, when nobody
-        was listening.
+        Returns those that were ended or counted. since: no silence counts before this time,
+        when nobody was listening.
         """
-        ended = []
-        open_states = [*sorted(LIVE), "processing"]
-        for document in await self.catalog.find(SESSIONS, {"state": {"$in": open_states}}):
+        done = []
+        for document in await self.catalog.find(SESSIONS, {"state": {"$in": OPEN_STATES}}):
             state = _state(document)
-            patience = silent_us if state.state in LIVE else PATIENCE * silent_us
-            silence = self.clock() - max(state.last_sign, state.ended_at or 0, since)
-            waiting = state.manifest_hash is None and not state.abandoned
-            if state.opened is not None and waiting and silence >= patience:
-                await self._abandon(state, silence)
-                ended.append(state.session)
-        return ended
+            if state.lost_from(EVENTS):
+                state = await self._recount(state)
+            try:
+                if silent(state, self.clock(), silent_us, since):
+                    await self._abandon(state, self.clock() - max(state.last_sign, since))
+                elif overdue(state, self.clock(), silent_us, settle_us, since):
+                    await self._settle(state)
+                else:
+                    continue
+            except NotYet as error:
+                log.info("looked at again later", session=state.session, error=str(error))
+                continue
+            done.append(state.session)
+        return done
+
+    async def _recount(self, state: SessionState) -> SessionState:
+        """What the catalog knows of a session whose events may be lost."""
+        chunks = [document async for document in self.catalog.chunks(state.session)]
+        entry = await self.catalog.get("manifests", state.session)
+        stored = [(document["index"], document["size"], document["last"]) for document in chunks]
+        return recounted(state, stored, entry["hash"] if entry else None)
 
     async def _abandon(self, state: SessionState, silence: int) -> None:
         """Put `abandon` behind the session's records; a second one is a no-op downstream."""
@@ -187,6 +243,17 @@ class SessionKeeper:
 def _state(document: Document) -> SessionState:
     fields = {name: value for name, value in document.items() if name != "_id"}
     return SessionState.model_validate({"session": document["_id"], **fields})
+
+
+def _took_place(state: SessionState, data: RecordsExpired) -> bool:
+    """Whether a session had, or may have had, something in a range of its partition.
+
+    Of `session.frames` it is told by itself, unless its `open` is in the range.
+    """
+    opened = state.opened
+    if opened is None or opened.partition != data.partition:
+        return False
+    return data.topic not in FRAMES or data.first_offset <= opened.offset < data.next_offset
 
 
 def _stored(document: Document) -> StoredChunk:

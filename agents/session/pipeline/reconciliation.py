@@ -46,6 +46,7 @@ def reconcile(
     """
     return [
         *manifest.shortcomings(),
+        *_expired(state, manifest, chunks),
         *_recorder(state, manifest),
         *_chunks(manifest, chunks),
         *_totals(manifest, chunks),
@@ -53,6 +54,54 @@ def reconcile(
         *_signature(manifest, checkpoint, trusted),
         *_conflicts(state),
     ]
+
+
+def without_manifest(state: SessionState, chunks: Sequence[StoredChunk]) -> list[str]:
+    """What there is to say of an ended session whose manifest never reached storage."""
+    if state.unsealed and not chunks:
+        place = state.opened
+        where = f" at offset {place.offset} of partition {place.partition}" if place else ""
+        found = [f"nothing was sealed: the processor never met the session's open record{where}"]
+    else:
+        found = ["its manifest is not stored"]
+    present = sorted(chunk.index for chunk in chunks)
+    last = state.last_index if state.last_index is not None else max(present, default=-1)
+    found.extend(f"chunk {index} is not stored" for index in _absent(present, last + 1))
+    if present:
+        sealed = max(chunk.next_seq for chunk in chunks)
+        found.append(f"{len(present)} chunks are stored, up to record {sealed - 1}")
+    if state.next_seq:
+        found.append(f"the recorder counted {state.next_seq} records")
+    return [*found, *_losses(state), *_conflicts(state)]
+
+
+def _absent(present: Sequence[int], count: int) -> list[int]:
+    return sorted(set(range(count)) - set(present))
+
+
+def _losses(state: SessionState) -> list[str]:
+    """Ranges that expired; whether records of this session were in them, is not known here."""
+    found = []
+    for loss in state.losses:
+        place = (
+            f"offsets {loss.first_offset} to {loss.next_offset - 1} of partition {loss.partition}"
+        )
+        since = (
+            "" if loss.next_seq is None else f"; records of this session from {loss.next_seq} on"
+        )
+        found.append(f"{place} of {loss.topic} expired before they were read{since}")
+    return found
+
+
+def _expired(state: SessionState, manifest: Manifest, chunks: Sequence[StoredChunk]) -> list[str]:
+    """Why something is missing. What expired at other sessions' expense is no shortcoming."""
+    topics = set()
+    if manifest.tally.missing or manifest.ended_by == "abandon":
+        topics.add("session.frames")
+    if len(chunks) < manifest.chunks:
+        topics.add("session.chunks")
+    losses = [loss for loss in state.losses if loss.topic in topics]
+    return _losses(state.model_copy(update={"losses": losses}))
 
 
 def _recorder(state: SessionState, manifest: Manifest) -> list[str]:
@@ -71,9 +120,8 @@ def _recorder(state: SessionState, manifest: Manifest) -> list[str]:
 def _chunks(manifest: Manifest, chunks: Sequence[StoredChunk]) -> list[str]:
     found = []
     present = {chunk.index for chunk in chunks}
-    for index in range(manifest.chunks):
-        if index not in present:
-            found.append(f"chunk {index} of {manifest.chunks} is not stored")
+    for index in _absent(sorted(present), manifest.chunks):
+        found.append(f"chunk {index} of {manifest.chunks} is not stored")
     extra = sorted(index for index in present if index >= manifest.chunks)
     found.extend(f"chunk {index} is stored, but the manifest ends before it" for index in extra)
     seq = 0

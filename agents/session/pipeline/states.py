@@ -1,14 +1,18 @@
 """The state of a session on its way through the pipeline. Pure.
 
     recording ⇄ paused ──▶ processing ──▶ completed | incomplete
+                                ▲                           │
+                                └── a chunk or the manifest comes after all
 
-A session is `processing` from its close or abandon until everything is counted. Events of
+A session is `processing` from its close or abandon until everything is counted, or until it
+is certain, or nobody has any patience left, that some of it will not come. Events of
 different services may arrive in any order and more than once; applying one twice changes
 nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence, Set
 from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
@@ -19,6 +23,7 @@ from schemas.events import (
     ChunkStored,
     ManifestConflict,
     ManifestStored,
+    RecordsExpired,
     SessionAbandoned,
     SessionClosed,
     SessionEvent,
@@ -26,11 +31,36 @@ from schemas.events import (
     SessionOpened,
     SessionPaused,
     SessionResumed,
+    SessionUnsealed,
 )
 
 State = Literal["recording", "paused", "processing", "completed", "incomplete"]
 FINAL: frozenset[State] = frozenset({"completed", "incomplete"})
 LIVE: frozenset[State] = frozenset({"recording", "paused"})
+
+
+FRAMES = frozenset({"session.frames"})
+EVENTS = frozenset({"session.events"})
+STORED_FROM = frozenset({"session.chunks", "session.manifests"})
+MAX_LOSSES = 100
+PATIENCE = 10
+"""How many times longer than for a sign of a recorder one waits for what is behind a backlog."""
+
+
+class Loss(BaseModel):
+    """Offsets first_offset to next_offset - 1 that retention took before they were read.
+
+    topic: its name in the contract. next_seq: records of the session may be gone from there
+    on; None when only the partition is known.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    topic: str
+    partition: int
+    first_offset: int
+    next_offset: int
+    next_seq: int | None
 
 
 class SessionState(BaseModel):
@@ -40,6 +70,9 @@ class SessionState(BaseModel):
     next_seq, raw_bytes: the recorder's own count. last_sign: wall time in microseconds at
     which something of the recorder was last seen. ended_at: event time of the end's event.
     next_index: chunks 0 to next_index - 1 are stored; ahead: stored beyond that.
+    losses: what expired on the topics that the session's records, chunks and manifest take;
+    the first MAX_LOSSES. unsealed: the processor met its `abandon` without its `open`.
+    changed: wall time in microseconds of the last news that its end depends on.
     version: counts the writes of this document.
     """
 
@@ -60,11 +93,18 @@ class SessionState(BaseModel):
     last_index: int | None = None
     manifest_hash: str | None = None
     conflicts: int = 0
+    losses: list[Loss] = []
+    unsealed: bool = False
+    changed: int = 0
     shortcomings: list[str] = []
     root: str | None = None
     records: int | None = None
     settled_at: int | None = None
     version: int = 0
+
+    def lost_from(self, topics: Set[str]) -> bool:
+        """Whether something expired on one of these topics."""
+        return any(loss.topic in topics for loss in self.losses)
 
     @property
     def ready(self) -> bool:
@@ -76,6 +116,40 @@ class SessionState(BaseModel):
         )
 
 
+def silent(state: SessionState, now: int, silent_us: int, since: int) -> bool:
+    """Whether a session is to be ended by an `abandon`: no sign of its recorder for `silent_us`.
+
+    One that was closed and is still not sealed after ten times as long has lost its `close`
+    record, and is ended, too; sooner when it is known to have lost records. since: no
+    silence counts before this time.
+    """
+    sealed = state.manifest_hash is not None or state.last_index is not None
+    if state.state in FINAL or state.opened is None or state.abandoned or sealed:
+        return False
+    soon = state.state in LIVE or state.lost_from(FRAMES)
+    patience = silent_us if soon else PATIENCE * silent_us
+    return now - max(state.last_sign, state.ended_at or 0, since) >= patience
+
+
+def overdue(state: SessionState, now: int, silent_us: int, settle_us: int, since: int) -> bool:
+    """Whether an ended session is counted although not everything is stored.
+
+    It is when nothing has come for `silent_us` and what is missing is known to be lost; or,
+    when no loss is known, for `settle_us`. A session of which neither the last chunk nor the
+    manifest is stored is the processor's to end, and waits, unless the processor has said
+    that it does not know it. since: no silence counts before this time.
+    """
+    if state.state != "processing":
+        return False
+    quiet = now - max(state.changed, state.last_sign, state.ended_at or 0, since)
+    if state.last_index is not None or state.manifest_hash is not None:
+        certain = state.ready or state.lost_from(STORED_FROM)
+        return quiet >= (silent_us if certain else settle_us)
+    if state.unsealed:
+        return quiet >= (silent_us if state.lost_from(FRAMES) else PATIENCE * silent_us)
+    return state.lost_from(STORED_FROM) and quiet >= settle_us
+
+
 Data = TypeVar("Data", bound=Strict)
 
 
@@ -83,23 +157,74 @@ def apply(state: SessionState, event: SessionEvent, now: int) -> SessionState:
     """The state after `event`, handled at wall time `now` in microseconds.
 
     Events of other types, and late ones of a settled session, leave it as it is but for
-    conflicts, which are always counted.
+    conflicts, which are always counted, and for what was missing and is stored after all.
     """
     data = event.data
     if isinstance(data, ChunkConflict | ManifestConflict):
         return _with(state, conflicts=state.conflicts + 1)
-    if state.state in FINAL:
+    if state.state == "completed":
         return state
     if isinstance(data, ChunkStored):
-        return _stored(state, data)
+        return _reopened(state, _stored(state, data), now)
     if isinstance(data, ManifestStored):
-        return _with(state, manifest_hash=data.manifest_hash)
+        return _reopened(state, _with(state, manifest_hash=data.manifest_hash), now)
+    if state.state in FINAL:
+        return state
+    if isinstance(data, RecordsExpired):
+        return lost(state, data, now)
+    if isinstance(data, SessionUnsealed):
+        return state if state.unsealed else _with(state, unsealed=True, changed=now)
     at = int(event.time.timestamp() * 1_000_000)
     if isinstance(data, SessionClosed):
         return _ended(state, at, data.reason, next_seq=data.next_seq, raw_bytes=data.raw_bytes)
     if isinstance(data, SessionAbandoned):
         return _with(_ended(state, at, data.reason), abandoned=True)
     return _alive(state, data, now)
+
+
+def lost(state: SessionState, data: RecordsExpired, now: int) -> SessionState:
+    """The state after a loss; one that names the session takes the place of one that does not."""
+    loss = Loss(
+        topic=data.topic, partition=data.partition, first_offset=data.first_offset,
+        next_offset=data.next_offset, next_seq=data.next_seq,
+    )  # fmt: skip
+    bare = loss.model_copy(update={"next_seq": None})
+    known = {one.model_copy(update={"next_seq": None}): one for one in state.losses}
+    if bare in known and (loss.next_seq is None or known[bare].next_seq is not None):
+        return state
+    if bare not in known and len(known) >= MAX_LOSSES:
+        return state
+    losses = sorted({**known, bare: loss}.values(), key=lambda one: (one.topic, one.first_offset))
+    # An `abandon` that is behind the session's records may be among those that are gone.
+    abandoned = state.abandoned and data.topic not in FRAMES
+    return _with(state, losses=losses, abandoned=abandoned, changed=now)
+
+
+def recounted(
+    state: SessionState, stored: Sequence[tuple[int, int, bool]], manifest_hash: str | None
+) -> SessionState:
+    """The state by the catalog's account. stored: index, size and whether it is the last."""
+    indexes = sorted(index for index, _, _ in stored)
+    next_index = 0
+    while next_index < len(indexes) and indexes[next_index] == next_index:
+        next_index += 1
+    return _with(
+        state,
+        next_index=next_index,
+        ahead=indexes[next_index:],
+        stored_bytes=sum(size for _, size, _ in stored),
+        last_index=next((index for index, _, last in stored if last), state.last_index),
+        manifest_hash=manifest_hash or state.manifest_hash,
+    )
+
+
+def _reopened(before: SessionState, after: SessionState, now: int) -> SessionState:
+    """What is stored counts when it is news; a settled session is then counted anew."""
+    if after == before:
+        return before
+    if before.state == "incomplete":
+        return _with(after, state="processing", shortcomings=[], settled_at=None, changed=now)
+    return _with(after, changed=now)
 
 
 def _alive(state: SessionState, data: Strict, now: int) -> SessionState:

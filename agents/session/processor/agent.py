@@ -11,6 +11,7 @@ from aiokafka import TopicPartition
 from agents.platform.contract import load_contract
 from agents.platform.dataplane import Fail, Runner
 from agents.platform.deadletters import open_letters
+from agents.platform.eventbus import EventBus
 from agents.platform.keys import load_identities, load_signer
 from agents.platform.producer import Producer
 from agents.platform.service import Part, Service, run_service
@@ -41,15 +42,16 @@ async def build(service: Service) -> AsyncIterator[Sequence[Part]]:
         letters = open_letters(service, producer, contract)
         outlet = Outlet(producer, letters, contract, settings.kafka_servers(), signer)
         service.stop.on_set.append(outlet.close)
+        events = EventBus(producer, contract, service=NAME, host=settings.host, stop=service.stop)
         holding = HoldingBudget(int(section.hold_limit), settings.scratch_dir)
         metrics = ProcessorMetrics(service.metrics.registry, holding)
         with ThreadPoolExecutor(section.threads, thread_name_prefix="seal") as pool:
-            shared = Shared(outlet, identities, pool, holding, metrics)
+            shared = Shared(outlet, events, identities, pool, holding, metrics)
 
             def make_worker(
                 partition: TopicPartition, committed: int | None, fail: Fail
             ) -> FramesWorker:
-                return FramesWorker(partition, committed, shared, fail)
+                return FramesWorker(partition, shared, fail)
 
             runner = Runner(
                 servers=settings.kafka_servers(),
@@ -58,6 +60,7 @@ async def build(service: Service) -> AsyncIterator[Sequence[Part]]:
                 make_worker=make_worker,
                 busy_limit=int(section.busy_limit),
                 fetch_bytes=int(section.fetch_bytes),
+                metrics=service.metrics,
             )
             service.health.add("runner", runner.healthy)
             yield [runner]

@@ -5,19 +5,22 @@ record whose event time is `cut_us` or more after the chunk's first, and after t
 that ends the session.
 
 LucidError
+├── LateRecord        a record whose sequence number was sealed as missing
 ├── NoOpenRecord      a record of a session whose `open` was never seen in this partition
 └── SessionEnded      a record after the session's `close` or `abandon`
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from agents.session.processor.holding import Held
 from schemas.chunks import Sealing
 from schemas.errors import LucidError
 from schemas.frames import ENTRY_SIZE, HASH_SIZE, FrameRecord, Kind, missing_record
+from schemas.manifests import MAX_RANGES, Missing
 
 MISSING_SIZE = ENTRY_SIZE + 8 + HASH_SIZE
 LAST_KINDS = frozenset({Kind.CLOSE, Kind.ABANDON})
@@ -27,6 +30,10 @@ class NoOpenRecord(LucidError):
     """A session's records arrived without the `open` that says how to seal them."""
 
     once_per_key = True
+
+
+class LateRecord(LucidError):
+    """A record came after its place was closed as missing; the cuts before it stand."""
 
 
 class SessionEnded(LucidError):
@@ -49,11 +56,17 @@ class Cut:
 class Chunker:
     """The open chunk of one session.
 
-    next_seq: the sequence number expected next; smaller ones are duplicates.
+    next_seq: the sequence number expected next; smaller ones are duplicates, or came late
+    when they are among `missing`, the runs that were passed over so far. Of these the first
+    MAX_RANGES are kept; behind them a smaller number is taken for a late one.
     """
 
-    def __init__(self, sealing: Sealing, next_seq: int = 0) -> None:
+    def __init__(
+        self, sealing: Sealing, next_seq: int = 0, missing: Sequence[Missing] = (), runs: int = 0
+    ) -> None:
         self._sealing = sealing
+        self._missing = list(missing)
+        self._runs = max(runs, len(self._missing))
         self.next_seq = next_seq
         self.ended = False
         self.duplicates = 0
@@ -69,11 +82,17 @@ class Chunker:
     def add(self, record: FrameRecord, offset: int) -> Iterator[Cut]:
         """Take the record at `offset`; yields the chunks that it completes, 0 to 2.
 
-        A duplicate is counted and dropped. Raises SessionEnded.
+        A duplicate is counted and dropped. Raises LateRecord and SessionEnded.
         """
         if record.kind is Kind.ABANDON and not self.ended:
             record = replace(record, seq=self.next_seq)
         elif record.seq < self.next_seq:
+            if self._passed_over(record.seq):
+                raise LateRecord(
+                    f"record {record.seq} of session {record.session} came after it was sealed "
+                    f"as missing",
+                    hint="Its chunk stands; the dead letter keeps the record",
+                )
             self.duplicates += 1
             return
         if self.ended:
@@ -89,6 +108,7 @@ class Chunker:
             self.first_offset, self._first_time = offset, record.time
         if missing:
             self.held.append(missing_record(record, self.next_seq))
+            self._pass_over(self.next_seq, record.seq - self.next_seq)
         self.held.append(record)
         self._raw += size
         self._last_offset = offset
@@ -96,6 +116,19 @@ class Chunker:
         if record.kind in LAST_KINDS:
             self.ended = True
             yield self._cut(last=True)
+
+    def _pass_over(self, first_seq: int, count: int) -> None:
+        self._runs += 1
+        if len(self._missing) < MAX_RANGES:
+            self._missing.append(Missing(first_seq=first_seq, count=count))
+
+    def _passed_over(self, seq: int) -> bool:
+        place = bisect_right(self._missing, seq, key=lambda run: run.first_seq) - 1
+        if place < 0:
+            return False
+        run = self._missing[place]
+        unlisted = self._runs > len(self._missing) and place == len(self._missing) - 1
+        return unlisted or seq < run.first_seq + run.count
 
     def _must_cut_before(self, record: FrameRecord, size: int) -> bool:
         return self.first_offset is not None and (

@@ -132,6 +132,9 @@ class HoldingBudget:
     def forget(self, holder: Holder) -> None:
         self._holders.discard(holder)
 
+    def watches(self, holder: Holder) -> bool:
+        return holder in self._holders
+
     def memory(self) -> int:
         """Bytes held in memory by all open chunks."""
         return sum(holder.held.memory for holder in self._holders)

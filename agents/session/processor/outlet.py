@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 
 import structlog
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka.errors import KafkaError
 from aiokafka.structs import RecordMetadata
 
 from agents.platform.contract import Contract
 from agents.platform.deadletters import DeadLetters, Refusable
 from agents.platform.producer import Header, Producer
-from agents.platform.retry import Backoff, Transient, retry
+from agents.platform.retry import Backoff, BrokerUnreachable, Transient, retry
 from schemas.canonical import encode
 from schemas.chunks import Chunk
 from schemas.errors import FormatError, LucidError, UnknownVersion
@@ -25,6 +26,8 @@ from schemas.progress import SessionProgress, read_progress
 from schemas.stored import ChunkRecord, ManifestRecord
 
 log = structlog.get_logger(__name__)
+
+READ_SECONDS = 10.0  # without an answer, then the broker counts as away
 
 
 class Outlet:
@@ -77,7 +80,15 @@ class Outlet:
 
     async def refuse(self, raw: Refusable, error: LucidError) -> None:
         """Put a record aside as a dead letter."""
-        await retry(lambda: self._letters.refuse(raw, error), stop=self._stop)
+
+        def note(trouble: Transient, pause: float) -> None:
+            log.warning("sending a dead letter again", topic=raw.topic, partition=raw.partition,
+                        offset=raw.offset, pause=round(pause, 2), error=str(trouble))  # fmt: skip
+
+        await retry(
+            lambda: self._letters.refuse(raw, error), backoff=Backoff(most=5.0), stop=self._stop,
+            on_retry=note,
+        )  # fmt: skip
 
     async def _send(
         self,
@@ -105,30 +116,43 @@ class Outlet:
 
         Of several records of a session the furthest counts, and nothing after a tombstone:
         a member that lost the partition may still have written an older one behind it.
-        What is no progress record becomes a dead letter; raises UnknownVersion for a later one.
+        What is no progress record becomes a dead letter; raises UnknownVersion for a later one,
+        and BrokerUnreachable when the broker says nothing for 10 s.
         """
         found: dict[bytes, SessionProgress | None] = {}
         place = TopicPartition(self._progress, partition)
         consumer = AIOKafkaConsumer(
             bootstrap_servers=self._servers, enable_auto_commit=False, auto_offset_reset="earliest"
         )
-        await consumer.start()
         try:
-            consumer.assign([place])
-            end = (await consumer.end_offsets([place]))[place]
-            await consumer.seek_to_beginning(place)
-            while await consumer.position(place) < end:
-                batches = await consumer.getmany(place, timeout_ms=200)
-                for raw in batches.get(place, []):
-                    try:
-                        self._merge(found, raw.key or b"", raw.value)
-                    except UnknownVersion:
-                        raise
-                    except FormatError as error:
-                        await self.refuse(raw, error)
+            async with asyncio.timeout(READ_SECONDS) as patience:
+                await consumer.start()
+                consumer.assign([place])
+                end = (await consumer.end_offsets([place]))[place]
+                await consumer.seek_to_beginning(place)
+                while await consumer.position(place) < end:
+                    batches = await consumer.getmany(place, timeout_ms=200)
+                    for raw in batches.get(place, []):
+                        await self._merge_or_refuse(found, raw)
+                    if batches:
+                        patience.reschedule(asyncio.get_running_loop().time() + READ_SECONDS)
+        except (KafkaError, TimeoutError) as error:
+            raise BrokerUnreachable(
+                f"the progress of partition {partition} cannot be read ({error!r})"
+            ) from error
         finally:
             await consumer.stop()
         return [progress for progress in found.values() if progress is not None]
+
+    async def _merge_or_refuse(
+        self, found: dict[bytes, SessionProgress | None], raw: ConsumerRecord[bytes, bytes]
+    ) -> None:
+        try:
+            self._merge(found, raw.key or b"", raw.value)
+        except UnknownVersion:
+            raise
+        except FormatError as error:
+            await self.refuse(raw, error)
 
     @staticmethod
     def _merge(found: dict[bytes, SessionProgress | None], key: bytes, value: bytes | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Sequence
 
 from agents.session.processor.chunker import Chunker, Cut
@@ -28,14 +29,21 @@ class Session:
     """A session that is being cut and sealed on one partition.
 
     `sealing` and `publishing` keep its chunks in order, while the next one is sealed as
-    the one before is published (asyncio locks are first come, first served).
+    the one before is published (asyncio locks are first come, first served). told: sends
+    the event that it was opened, if this member read its `open`. since: monotonic time of its
+    end, or of being taken up.
     """
 
     def __init__(self, progress: SessionProgress, identities: Sequence[str]) -> None:
         self.progress = progress
         self.key = session_key(progress.opened, identities)
-        self.chunker = Chunker(progress.opened.sealing, progress.next_seq)
+        tally = progress.tally
+        self.chunker = Chunker(
+            progress.opened.sealing, progress.next_seq, tally.missing_ranges, tally.missing_runs
+        )
         self.chunker.ended = progress.ended
+        self.told: asyncio.Task[None] | None = None
+        self.since = time.monotonic()
         self.sealing = asyncio.Lock()
         self.publishing = asyncio.Lock()
 
@@ -55,4 +63,5 @@ class Session:
             return chunk, self.progress, None
         manifest = make_manifest(self.progress, records[-1], self.key)
         self.progress = self.progress.model_copy(update={"ended": True})
+        self.since = time.monotonic()
         return chunk, self.progress, manifest

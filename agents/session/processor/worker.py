@@ -3,6 +3,9 @@
 A record is finished, and its offset may be committed, when its chunk is acknowledged by
 the broker, then its manifest if it was the last, then its progress.
 
+A session that has ended is remembered for a while after that: records of it that come a
+second time, from a recorder that had no acknowledgement, are duplicates and no strangers.
+
 LucidError
 └── CannotTakeUp      this processor lacks what a running session needs
 """
@@ -10,6 +13,7 @@ LucidError
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,20 +22,25 @@ from typing import TypeAlias
 import structlog
 from aiokafka import ConsumerRecord, TopicPartition
 
-from agents.platform.dataplane import Fail, OffsetTracker, Tasks
+from agents.platform.eventbus import EventBus
+from agents.platform.expiry import Expired
+from agents.platform.partition import Fail, OffsetTracker, Tasks
 from agents.platform.retry import Deadline
 from agents.session.processor.chunker import Cut, NoOpenRecord
 from agents.session.processor.holding import HoldingBudget
 from agents.session.processor.metrics import ProcessorMetrics
 from agents.session.processor.outlet import Outlet
-from agents.session.processor.sealer import open_session
+from agents.session.processor.sealer import open_session, opened_event
 from agents.session.processor.session import Session
 from schemas.errors import LucidError
+from schemas.events import RecordsExpired, SessionUnsealed
 from schemas.frames import FrameRecord, Kind, from_kafka
 from schemas.progress import SessionProgress
 
 log = structlog.get_logger(__name__)
 
+FRAMES = "session.frames"
+REMEMBER_SECONDS = 300.0  # that an ended session is known; longer than a recorder tries again
 Record: TypeAlias = "ConsumerRecord[bytes, bytes]"
 
 
@@ -46,6 +55,7 @@ class Shared:
     """What all partitions of one processor share. identities are age secret keys."""
 
     outlet: Outlet
+    events: EventBus
     identities: Sequence[str]
     pool: ThreadPoolExecutor
     holding: HoldingBudget
@@ -55,11 +65,8 @@ class Shared:
 class FramesWorker:
     """Cuts, seals and publishes the sessions of one partition (a PartitionWorker)."""
 
-    def __init__(
-        self, partition: TopicPartition, committed: int | None, shared: Shared, fail: Fail
-    ) -> None:
+    def __init__(self, partition: TopicPartition, shared: Shared, fail: Fail) -> None:
         self._partition = partition.partition
-        self._committed = committed or 0
         self._shared = shared
         self._tracker = OffsetTracker()
         self._sessions: dict[str, Session] = {}
@@ -72,12 +79,11 @@ class FramesWorker:
         another processor can seal them.
         """
         for progress in await self._shared.outlet.read_progress(self._partition):
-            if progress.ended and progress.offset < self._committed:
-                await self._shared.outlet.forget(progress)
-                continue
             try:
                 self._adopt(progress)
             except LucidError as error:
+                if progress.ended:
+                    continue
                 raise CannotTakeUp(
                     f"session {progress.opened.session} on partition {self._partition} was sealed "
                     f"up to record {progress.next_seq}, and cannot be taken up here: {error}",
@@ -88,9 +94,32 @@ class FramesWorker:
     def _adopt(self, progress: SessionProgress) -> Session:
         session = Session(progress, self._shared.identities)
         self._sessions[progress.opened.session] = session
-        self._shared.holding.watch(session.chunker)
-        self._shared.metrics.open_sessions.inc()
+        if not progress.ended:
+            self._shared.holding.watch(session.chunker)
+            self._shared.metrics.open_sessions.inc()
         return session
+
+    def expected(self) -> int | None:
+        """Behind the first of the last records that the running sessions have sealed."""
+        known = [one.progress.offset for one in self._sessions.values() if not one.progress.ended]
+        return min(known) + 1 if known else None
+
+    async def expired(self, lost: Expired) -> None:
+        """Tell of the partition, and of each session that has not ended before the range."""
+        running = [
+            (name, session.chunker.next_seq)
+            for name, session in self._sessions.items()
+            if not session.chunker.ended and session.progress.offset + 1 < lost.next_offset
+        ]
+        log.error("sessions may have lost records", partition=self._partition,
+                  sessions=[name for name, _ in running])  # fmt: skip
+        for name, next_seq in [*running, (None, None)]:
+            event = RecordsExpired(
+                session=name, topic=FRAMES, partition=self._partition,
+                first_offset=lost.first, next_offset=lost.next_offset, next_seq=next_seq,
+            )  # fmt: skip
+            await self._shared.events.emit(event, name or f"{FRAMES}/{self._partition}")
+        self._tracker.jump(lost.next_offset)
 
     async def take(self, records: Sequence[Record]) -> None:
         """Route records to their sessions; what fits nowhere becomes a dead letter."""
@@ -104,6 +133,10 @@ class FramesWorker:
 
     def _route(self, raw: Record) -> None:
         record = from_kafka(raw.key, raw.headers, raw.value)
+        if record.kind is Kind.ABANDON and str(record.session) not in self._sessions:
+            self._tracker.add(raw.offset)
+            self._tasks.spawn(self._unsealed(record, raw.offset), len(record.payload))
+            return
         session = self._session_of(record, raw.offset)
         known = session.chunker.duplicates
         cuts = list(session.chunker.add(record, raw.offset))
@@ -127,9 +160,23 @@ class FramesWorker:
                 hint="Its open record expired, was refused, or is in another partition",
             )
         session = self._adopt(open_session(record, self._partition, offset))
+        # The recorder says the same, unless it dies in between: then nobody else would know.
+        session.told = asyncio.create_task(self._tell_opened(session, record, offset))
         log.info("session opened", session=str(record.session), partition=self._partition,
                  offset=offset)  # fmt: skip
         return session
+
+    async def _tell_opened(self, session: Session, record: FrameRecord, offset: int) -> None:
+        event = opened_event(session.progress.opened, self._partition, offset, record.time)
+        await self._shared.events.emit(event, event.session)
+
+    async def _unsealed(self, record: FrameRecord, offset: int) -> None:
+        """An end of a session that is not known here: sealed long ago, or never opened."""
+        event = SessionUnsealed(
+            session=str(record.session), partition=self._partition, offset=offset
+        )
+        await self._shared.events.emit(event, event.session)
+        self._tracker.done(offset)
 
     async def _publish(self, session: Session, cut: Cut) -> None:
         outlet, loop = self._shared.outlet, asyncio.get_running_loop()
@@ -139,6 +186,8 @@ class FramesWorker:
         chunk, progress, manifest = sealed
         async with session.publishing:
             await outlet.publish_chunk(progress, chunk)
+            if session.told is not None:
+                await session.told
             if manifest is not None:
                 await outlet.publish_manifest(progress, manifest)
             await outlet.publish_progress(progress)
@@ -161,11 +210,13 @@ class FramesWorker:
         return self._tasks.busy
 
     async def committed(self, offset: int) -> None:
-        """Drop the sessions that ended before `offset`: nothing of them is read again."""
+        """Drop the sessions that ended long before `offset`: nothing of them is read again."""
+        long_ago = time.monotonic() - REMEMBER_SECONDS
         for name, session in list(self._sessions.items()):
             progress = session.progress
-            if progress.ended and progress.offset < offset and not session.publishing.locked():
-                await self._shared.outlet.forget(progress)
+            if progress.ended and progress.offset < offset and session.since <= long_ago:
+                # In a task: a commit must not wait for a broker that is away.
+                self._tasks.spawn(self._shared.outlet.forget(progress), 0)
                 del self._sessions[name]
 
     async def drain(self, deadline: Deadline) -> None:
@@ -174,8 +225,10 @@ class FramesWorker:
     async def close(self) -> None:
         self._tasks.cancel()
         for session in self._sessions.values():
+            if session.told is not None:
+                session.told.cancel()
+            if self._shared.holding.watches(session.chunker):
+                self._shared.metrics.open_sessions.dec()
             self._shared.holding.forget(session.chunker)
             session.chunker.held.discard()
-            if not session.progress.ended:
-                self._shared.metrics.open_sessions.dec()
         self._sessions.clear()

@@ -140,19 +140,26 @@ class Track:
         if self._order.spool.when_full == "stop":
             raise full
         log.warning("waiting for room in the spool", error=full)
+        ending = asyncio.create_task(self.ending.wait())
+        try:
+            # Keepalives may take the room before a frame does.
+            while not self._has_room():
+                self.publisher.check()
+                if ending.done():
+                    raise full
+                await self._room_or(ending)
+        finally:
+            ending.cancel()
+
+    async def _room_or(self, ending: asyncio.Task[bool]) -> None:
         publisher = self.publisher
         room = asyncio.create_task(publisher.changed.until(
             lambda: self._has_room() or publisher.error is not None
         ))  # fmt: skip
-        ending = asyncio.create_task(self.ending.wait())
         try:
             await asyncio.wait([room, ending], return_when=asyncio.FIRST_COMPLETED)
         finally:
             room.cancel()
-            ending.cancel()
-        if not self._has_room():
-            publisher.check()
-            raise full
 
     async def put(self, make: Make, raw_bytes: int = -1) -> FrameRecord:
         """Number, chain and spool a record as one step; raises SpoolFull or SpoolFailed.

@@ -71,6 +71,7 @@ async def build(service: Service) -> AsyncIterator[Sequence[Part]]:
                 make_worker=make_worker,
                 busy_limit=int(section.busy_limit),
                 fetch_bytes=int(section.fetch_bytes),
+                metrics=service.metrics,
             )
             service.health.add("runner", runner.healthy)
             yield [runner]

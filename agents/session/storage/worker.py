@@ -14,13 +14,15 @@ from typing import TypeAlias
 import structlog
 from aiokafka import ConsumerRecord, TopicPartition
 
-from agents.platform.dataplane import Fail, OffsetTracker, Tasks
 from agents.platform.deadletters import DeadLetters
 from agents.platform.eventbus import EventBus
+from agents.platform.expiry import Expired
+from agents.platform.partition import Fail, OffsetTracker, Tasks
 from agents.platform.retry import Backoff, Deadline, Permanent, Transient, retry
 from agents.session.storage.keeper import Keeper
 from schemas.canonical import Strict
 from schemas.errors import FormatError
+from schemas.events import RecordsExpired
 from schemas.stored import ChunkRecord, ManifestRecord
 
 log = structlog.get_logger(__name__)
@@ -58,12 +60,27 @@ class StorageWorker:
 
     def __init__(self, partition: TopicPartition, shared: Shared, fail: Fail) -> None:
         self._place = f"{partition.topic}-{partition.partition}"
+        manifests = partition.topic == shared.manifests
+        self._topic = "session.manifests" if manifests else "session.chunks"
         self._shared = shared
         self._tracker = OffsetTracker()
         self._tasks = Tasks(fail)
 
     async def start(self) -> None:
         """Storage has nothing to restore: everything is found by its name."""
+
+    def expected(self) -> int | None:
+        """Storage knows no more than the group's commit."""
+        return None
+
+    async def expired(self, lost: Expired) -> None:
+        """Tell of the range; which sessions were in it, nobody can say any more."""
+        event = RecordsExpired(
+            session=None, topic=self._topic, partition=lost.partition,
+            first_offset=lost.first, next_offset=lost.next_offset, next_seq=None,
+        )  # fmt: skip
+        await self._shared.events.emit(event, f"{self._topic}/{lost.partition}")
+        self._tracker.jump(lost.next_offset)
 
     async def take(self, records: Sequence[Record]) -> None:
         """Start keeping each record."""

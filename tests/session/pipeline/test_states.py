@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.session.pipeline.states import SessionState, apply
+from agents.session.pipeline.states import (
+    MAX_LOSSES,
+    SessionState,
+    apply,
+    overdue,
+    recounted,
+    silent,
+)
 from schemas.canonical import Strict
 from schemas.events import (
     ChunkConflict,
     ChunkStored,
     ManifestStored,
+    RecordsExpired,
     SessionAbandoned,
     SessionClosed,
     SessionEvent,
@@ -20,6 +29,7 @@ from schemas.events import (
     SessionOpened,
     SessionPaused,
     SessionResumed,
+    SessionUnsealed,
 )
 
 ID = "01a20c5b-f2fa-7557-ac1e-5c3397094c1d"
@@ -108,3 +118,108 @@ def test_a_settled_session_stays_as_it_is_but_for_conflicts() -> None:
         assert apply(settled, one, NOW + 1) == settled
     conflict = event(ChunkConflict(session=ID, index=1, stored_leaf=LEAF, refused_leaf="cd" * 32))
     assert apply(settled, conflict, NOW).conflicts == 1
+
+
+SECOND = 1_000_000
+SILENT, SETTLE = 60 * SECOND, 3600 * SECOND
+
+
+def expired(topic: str, first: int = 4, next_seq: int | None = None) -> SessionEvent:
+    return event(
+        RecordsExpired(
+            session=ID if next_seq is not None else None, topic=topic, partition=3,
+            first_offset=first, next_offset=9, next_seq=next_seq,
+        )
+    )  # fmt: skip
+
+
+def test_what_comes_after_all_opens_an_incomplete_session_again() -> None:
+    without = after([*RECORDER, *[one for one in STORAGE if one is not STORAGE[1]]])
+    settled = without.model_copy(
+        update={"state": "incomplete", "shortcomings": ["chunk 1"], "settled_at": 1}
+    )
+    for again in (STORAGE[0], STORAGE[3], RECORDER[0], RECORDER[4], expired("session.chunks")):
+        assert apply(settled, again, NOW) == settled
+    whole = apply(settled, STORAGE[1], NOW + 1)
+    assert (whole.state, whole.ready, whole.shortcomings) == ("processing", True, [])
+    assert whole.settled_at is None
+    completed = settled.model_copy(update={"state": "completed"})
+    assert apply(completed, STORAGE[1], NOW) == completed
+
+
+def test_losses_are_noted_once_and_the_one_that_names_the_session_counts() -> None:
+    state = after([OPENED, expired("session.frames"), expired("session.frames")])
+    assert [loss.next_seq for loss in state.losses] == [None]
+    for order in (
+        [expired("session.frames"), expired("session.frames", next_seq=7)],
+        [expired("session.frames", next_seq=7), expired("session.frames")],
+    ):
+        state = after([OPENED, *order, expired("session.chunks"), order[0]])
+        assert [(loss.topic, loss.next_seq) for loss in state.losses] == [
+            ("session.chunks", None), ("session.frames", 7),
+        ]  # fmt: skip
+    many = after([expired("session.chunks", first=n) for n in range(MAX_LOSSES + 5)])
+    assert len(many.losses) == MAX_LOSSES
+
+
+def test_an_abandon_that_may_have_expired_is_put_again() -> None:
+    abandoned = event(SessionAbandoned(session=ID, partition=3, offset=9, reason="silence"), 9)
+    state = after([OPENED, abandoned])
+    assert not silent(state, NOW + 10 * SILENT, SILENT, 0)
+    state = apply(state, expired("session.frames", next_seq=3), NOW)
+    assert silent(state, NOW + SILENT, SILENT, 0)
+    assert not silent(state, NOW + SILENT - 1, SILENT, 0)
+    assert not silent(state, NOW + SILENT, SILENT, since=NOW + 1)
+
+
+def test_a_closed_session_that_lost_records_is_ended_without_more_patience() -> None:
+    closed, ended = after(RECORDER), int((BEGIN + timedelta(seconds=8)).timestamp() * SECOND)
+    at = max(closed.last_sign, ended)
+    assert not silent(closed, at + 2 * SILENT, SILENT, 0)
+    assert silent(closed, at + 10 * SILENT, SILENT, 0)
+    lossy = apply(closed, expired("session.frames", next_seq=3), NOW)
+    assert silent(lossy, at + SILENT, SILENT, 0)
+    sealed = after([*RECORDER, STORAGE[3], expired("session.frames", next_seq=3)])
+    assert not silent(sealed, at + 99 * SILENT, SILENT, 0)
+
+
+@pytest.mark.parametrize(
+    ("events", "patience"),
+    [
+        (STORAGE, SILENT),
+        (STORAGE[1:], SETTLE),
+        (STORAGE[:3], SETTLE),
+        ([*STORAGE[1:], expired("session.chunks")], SILENT),
+        ([*STORAGE[:3], expired("session.manifests")], SILENT),
+        ([expired("session.chunks")], SETTLE),
+        ([event(SessionUnsealed(session=ID, partition=3, offset=9))], 10 * SILENT),
+        (
+            [
+                event(SessionUnsealed(session=ID, partition=3, offset=9)),
+                expired("session.frames"),
+            ],
+            SILENT,
+        ),
+        ([], None),
+        (STORAGE[:2], None),
+    ],
+)
+def test_how_long_an_ended_session_waits_for_what_is_missing(
+    events: list[SessionEvent], patience: int | None
+) -> None:
+    state = after([*RECORDER, *events])
+    last = max(state.changed, state.last_sign)
+    if patience is None:
+        assert not overdue(state, last + 99 * SETTLE, SILENT, SETTLE, 0)
+        return
+    assert not overdue(state, last + patience - 1, SILENT, SETTLE, 0)
+    assert overdue(state, last + patience, SILENT, SETTLE, 0)
+    assert not overdue(state, last + patience, SILENT, SETTLE, since=last + 1)
+    assert not overdue(after(events), last + 99 * SETTLE, SILENT, SETTLE, 0)
+
+
+def test_a_recount_takes_the_catalogs_word() -> None:
+    state = recounted(after(RECORDER), [(3, 7, True), (0, 5, False), (1, 6, False)], None)
+    assert (state.next_index, state.ahead, state.last_index, state.stored_bytes) == (2, [3], 3, 18)
+    assert state.manifest_hash is None
+    assert recounted(state, [], LEAF).manifest_hash == LEAF

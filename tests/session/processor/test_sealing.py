@@ -11,7 +11,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.session.processor.chunker import Chunker, SessionEnded
+from agents.session.processor.chunker import Chunker, LateRecord, SessionEnded
 from agents.session.processor.holding import HoldingBudget
 from agents.session.processor.sealer import open_session
 from agents.session.processor.session import Session
@@ -20,7 +20,7 @@ from schemas.chunks import Compressor, Sealing, read_chunk, unseal
 from schemas.controls import Abandon, Close, Keepalive, Open
 from schemas.datakey import derive, wrap
 from schemas.frames import FrameRecord, InvalidFrameRecord, Kind, encode_entries
-from schemas.manifests import Manifest
+from schemas.manifests import Manifest, Missing
 from schemas.merkle import leaf_hash, root
 from schemas.progress import SessionProgress, read_progress
 from schemas.sessions import new_session_id
@@ -233,3 +233,44 @@ def test_compressor_used_before_gives_the_same_bytes() -> None:
     assert (packed, size) == Compressor(3, 23).compress(short)
     assert zstandard.decompress(packed) == encode_entries(short)
     assert size == len(encode_entries(short))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.sets(st.integers(1, 40), min_size=1, max_size=8), st.integers(0, 3), st.data())
+def test_what_comes_late_is_refused_and_changes_no_cut(
+    lost: set[int], seed: int, data: st.DataObject
+) -> None:
+    log = make_log(seed=seed)
+    kept = [record for record in log if record.seq not in lost]
+    whole = seal(kept)
+    late = sorted(seq for seq in lost if seq < log[-1].seq)
+    place = data.draw(st.integers(1, len(kept) - 1))
+    session = Session(open_session(log[0], 3, 0), [PROCESSOR.secret])
+    sealed = Sealed()
+    sealed.feed(session, kept[:place], 0)
+    if data.draw(st.booleans()) and sealed.progress:
+        # Another member goes on from the last progress: it knows the same runs.
+        session = Session(read_progress(encode(sealed.progress[-1])), [PROCESSOR.secret])
+        sealed.feed(session, kept[sealed.progress[-1].offset + 1 : place], 0)
+    for seq in late:
+        if seq < session.chunker.next_seq:
+            with pytest.raises(LateRecord, match=f"record {seq} "):
+                list(session.chunker.add(log[seq], 900))
+    assert session.chunker.duplicates == 0
+    list(session.chunker.add(kept[place - 1], 901))
+    assert session.chunker.duplicates == 1
+    sealed.feed(session, kept[place:], place)
+    assert sealed.chunks == whole.chunks
+    assert sealed.manifest == whole.manifest
+
+
+def test_a_late_record_is_known_behind_the_runs_that_are_listed() -> None:
+    log = make_log(end="none")
+    listed = [Missing(first_seq=2 * n + 1, count=1) for n in range(3)]
+    chunker = Chunker(SMALL, 20, listed, runs=5)
+    for seq in (1, 3, 5, 6, 12, 19):
+        with pytest.raises(LateRecord):
+            list(chunker.add(log[seq], 0))
+    for seq in (0, 2, 4):
+        assert list(chunker.add(log[seq], 0)) == []
+    assert chunker.duplicates == 3
