@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import structlog
@@ -132,6 +132,8 @@ class Tasks:
 
 
 MakeWorker = Callable[[TopicPartition, int | None, Fail], PartitionWorker]
+Gate = Callable[[int], Awaitable[bool]]
+"""Whether more records may be taken, given the bytes in flight."""
 
 
 class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -139,6 +141,8 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
 
     busy_limit: bytes in flight over all partitions above which fetching pauses; it resumes
     under half of it. Bytes in flight drain by themselves, so pausing cannot deadlock.
+    gate: asked each turn; all partitions are paused while it says no. The member stays in its
+    group, and what is in flight goes on.
     """
 
     def __init__(
@@ -150,11 +154,13 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
         make_worker: MakeWorker,
         busy_limit: int,
         fetch_bytes: int,
+        gate: Gate | None = None,
         consumer_options: Mapping[str, Any] | None = None,
     ) -> None:
         self._topics = list(topics)
         self._make_worker = make_worker
         self._busy_limit = busy_limit
+        self._gate = gate
         self._workers: dict[TopicPartition, PartitionWorker] = {}
         self._committed: dict[TopicPartition, int] = {}
         self._paused: set[TopicPartition] = set()
@@ -225,7 +231,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
                 for partition, records in batches.items():
                     worker = await self._worker(partition)
                     await worker.take(records)
-                self._balance()
+                await self._balance()
                 if time.monotonic() >= next_commit:
                     await self._commit(list(self._workers))
                     next_commit = time.monotonic() + COMMIT_EVERY
@@ -247,14 +253,19 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
         if self._failed is not None and not self._failed.done():
             self._failed.set_exception(error)
 
-    def _balance(self) -> None:
-        """Pause all partitions above the limit of bytes in flight, resume under half of it."""
+    async def _balance(self) -> None:
+        """Pause all partitions above the limit of bytes in flight, resume under half of it.
+
+        The same while the gate is closed.
+        """
         busy = self.busy()
+        held = self._gate is not None and not await self._gate(busy)
         assigned = self._consumer.assignment()
-        if busy > self._busy_limit:
+        if held or busy > (self._busy_limit // 2 if self._paused else self._busy_limit):
+            # Each turn anew: a partition that came with a rebalance is not paused yet.
             self._paused = set(assigned)
             self._consumer.pause(*assigned)
-        elif self._paused and busy <= self._busy_limit // 2:
+        elif self._paused:
             self._consumer.resume(*(self._paused & assigned))
             self._paused = set()
 
@@ -308,6 +319,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
             async with self._turn:
                 for partition in sorted(assigned):
                     await self._worker(partition)
+                await self._balance()  # nothing is taken before the gate was asked
 
     @contextlib.contextmanager
     def _reported(self) -> Iterator[None]:

@@ -11,6 +11,7 @@ from aiokafka import TopicPartition
 from agents.platform.contract import load_contract
 from agents.platform.dataplane import Fail, Runner
 from agents.platform.deadletters import DeadLetters
+from agents.platform.diskroom import DiskGuard
 from agents.platform.keys import load_identities, load_signer
 from agents.platform.producer import Producer
 from agents.platform.service import Part, Service, run_service
@@ -46,7 +47,12 @@ async def build(service: Service) -> AsyncIterator[Sequence[Part]]:
         )
         outlet = Outlet(producer, letters, contract, settings.kafka_servers(), signer)
         service.stop.on_set.append(outlet.close)
-        holding = HoldingBudget(int(section.hold_limit), settings.scratch_dir)
+        guard = DiskGuard(
+            settings.scratch_dir, stop=int(settings.min_free), resume=settings.resume_at,
+            registry=service.metrics.registry,
+        )  # fmt: skip
+        holding = HoldingBudget(int(section.hold_limit), settings.scratch_dir, guard.has_room)
+        service.health.add("scratch", holding.check)
         metrics = ProcessorMetrics(service.metrics.registry, holding)
         with ThreadPoolExecutor(section.threads, thread_name_prefix="seal") as pool:
             shared = Shared(outlet, identities, pool, holding, metrics)
@@ -63,6 +69,7 @@ async def build(service: Service) -> AsyncIterator[Sequence[Part]]:
                 make_worker=make_worker,
                 busy_limit=int(section.busy_limit),
                 fetch_bytes=int(section.fetch_bytes),
+                gate=holding.gate,
             )
             service.health.add("runner", runner.healthy)
             yield [runner]

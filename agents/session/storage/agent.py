@@ -14,8 +14,8 @@ from agents.platform.catalog import Catalog
 from agents.platform.contract import load_contract
 from agents.platform.dataplane import Fail, Runner
 from agents.platform.deadletters import DeadLetters
+from agents.platform.diskroom import DiskGuard
 from agents.platform.eventbus import EventBus
-from agents.platform.health import free_disk
 from agents.platform.producer import Producer
 from agents.platform.service import Part, Service, run_service
 from agents.platform.settings import Settings
@@ -56,7 +56,11 @@ async def build(service: Service) -> AsyncIterator[Sequence[Part]]:
         trouble = Trouble()
         service.health.add("catalog", catalog.ping, timeout=6.0)
         service.health.add("store", trouble.check)
-        service.health.add("blobs", free_disk([settings.blobs_dir], least=int(settings.min_free)))
+        guard = DiskGuard(
+            settings.blobs_dir, stop=int(settings.min_free), resume=settings.resume_at,
+            registry=service.metrics.registry,
+        )  # fmt: skip
+        service.health.add("blobs", guard.check)
         with ThreadPoolExecutor(section.threads, thread_name_prefix="store") as pool:
             keeper = Keeper(blobs, catalog, pool, StorageMetrics(service.metrics.registry))
             manifests = contract.topic("session.manifests").full_name
@@ -74,6 +78,7 @@ async def build(service: Service) -> AsyncIterator[Sequence[Part]]:
                 make_worker=make_worker,
                 busy_limit=int(section.busy_limit),
                 fetch_bytes=int(section.fetch_bytes),
+                gate=guard.gate,
             )
             service.health.add("runner", runner.healthy)
             yield [runner]
