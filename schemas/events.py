@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 from uuid import uuid4
 
 from cloudevents.core.bindings.kafka import KafkaMessage, from_binary, to_binary
@@ -28,6 +28,12 @@ from schemas.manifests import Count, Hex32
 
 CONTENT_TYPE = "application/json"
 MAX_EVENT = 256 * 1024
+
+
+Damage = Literal[
+    "MissingFile", "ChecksumMismatch", "SizeMismatch", "UnexpectedFile", "CatalogMissing", "Unknown"
+]
+"""The stable names of what a scrub finds."""
 
 
 class InvalidEvent(FormatError):
@@ -120,6 +126,26 @@ class ManifestConflict(Strict):
     refused_hash: Hex32
 
 
+class ScrubFinding(Strict):
+    """A file of the store is not as the catalog has it. index: of a chunk's file."""
+
+    session: str
+    name: Text
+    index: Count | None
+    verdict: Damage
+    expected: Text
+    found: Text
+
+
+class ScrubResolved(Strict):
+    """A later look finds the file in order."""
+
+    session: str
+    name: Text
+    index: Count | None
+    verdict: Damage
+
+
 class SessionCompleted(Strict):
     """Everything that was recorded is sealed, stored and counted."""
 
@@ -168,6 +194,8 @@ EVENT_TYPES: dict[str, type[Strict]] = {
     "lucid.chunk.conflict.v1": ChunkConflict,
     "lucid.manifest.stored.v1": ManifestStored,
     "lucid.manifest.conflict.v1": ManifestConflict,
+    "lucid.scrub.finding.v1": ScrubFinding,
+    "lucid.scrub.resolved.v1": ScrubResolved,
     "lucid.command.done.v1": CommandDone,
     "lucid.command.refused.v1": CommandRefused,
 }

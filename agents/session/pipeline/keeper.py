@@ -22,6 +22,8 @@ from schemas.anchors import anchor_of
 from schemas.canonical import encode
 from schemas.controls import Abandon
 from schemas.events import (
+    ScrubFinding,
+    ScrubResolved,
     SessionAbandoned,
     SessionCompleted,
     SessionEvent,
@@ -77,6 +79,8 @@ class SessionKeeper:
         if isinstance(data, SessionCompleted | SessionIncomplete):
             return await self.load(event.subject)
         before = await self.load(event.subject)
+        if isinstance(data, ScrubFinding | ScrubResolved) and not before.version:
+            return before  # a stray folder makes no session
         after = apply(before, event, self.clock())
         if after.ready and after.state not in FINAL:
             return await self._settle(after)

@@ -19,6 +19,8 @@ from schemas.events import (
     ChunkStored,
     ManifestConflict,
     ManifestStored,
+    ScrubFinding,
+    ScrubResolved,
     SessionAbandoned,
     SessionClosed,
     SessionEvent,
@@ -30,6 +32,7 @@ from schemas.events import (
 
 State = Literal["recording", "paused", "processing", "completed", "incomplete"]
 FINAL: frozenset[State] = frozenset({"completed", "incomplete"})
+MAX_DAMAGED = 1000
 LIVE: frozenset[State] = frozenset({"recording", "paused"})
 
 
@@ -40,6 +43,7 @@ class SessionState(BaseModel):
     next_seq, raw_bytes: the recorder's own count. last_sign: wall time in microseconds at
     which something of the recorder was last seen. ended_at: event time of the end's event.
     next_index: chunks 0 to next_index - 1 are stored; ahead: stored beyond that.
+    damaged: names of stored files that a scrub found wrong, at most MAX_DAMAGED of them.
     version: counts the writes of this document.
     """
 
@@ -60,6 +64,7 @@ class SessionState(BaseModel):
     last_index: int | None = None
     manifest_hash: str | None = None
     conflicts: int = 0
+    damaged: list[str] = []
     shortcomings: list[str] = []
     root: str | None = None
     records: int | None = None
@@ -83,9 +88,11 @@ def apply(state: SessionState, event: SessionEvent, now: int) -> SessionState:
     """The state after `event`, handled at wall time `now` in microseconds.
 
     Events of other types, and late ones of a settled session, leave it as it is but for
-    conflicts, which are always counted.
+    conflicts and damaged files, which are always counted.
     """
     data = event.data
+    if isinstance(data, ScrubFinding | ScrubResolved):
+        return _scrubbed(state, data)
     if isinstance(data, ChunkConflict | ManifestConflict):
         return _with(state, conflicts=state.conflicts + 1)
     if state.state in FINAL:
@@ -142,6 +149,13 @@ def _stored(state: SessionState, data: ChunkStored) -> SessionState:
         stored_bytes=state.stored_bytes + data.size,
         last_index=data.index if data.last else state.last_index,
     )
+
+
+def _scrubbed(state: SessionState, data: ScrubFinding | ScrubResolved) -> SessionState:
+    names = set(state.damaged) - {data.name}
+    if isinstance(data, ScrubFinding):
+        names.add(data.name)
+    return _with(state, damaged=sorted(names)[:MAX_DAMAGED])
 
 
 def _with(before: SessionState, /, **changes: object) -> SessionState:

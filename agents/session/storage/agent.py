@@ -21,6 +21,7 @@ from agents.platform.service import Part, Service, run_service
 from agents.platform.settings import Settings
 from agents.session.storage.keeper import Keeper
 from agents.session.storage.metrics import StorageMetrics
+from agents.session.storage.rounds import make_scrub
 from agents.session.storage.settings import StorageSettings
 from agents.session.storage.worker import Shared, StorageWorker, Trouble
 
@@ -35,7 +36,7 @@ def main() -> int:
 
 @asynccontextmanager
 async def build(service: Service) -> AsyncIterator[Sequence[Part]]:
-    """Storage's one part: its runner over chunks and manifests."""
+    """Storage's parts: its runner over chunks and manifests, and the scrub of what it stored."""
     settings, section = service.settings, service.section
     assert isinstance(section, StorageSettings)
     contract = load_contract(settings)
@@ -61,7 +62,10 @@ async def build(service: Service) -> AsyncIterator[Sequence[Part]]:
             registry=service.metrics.registry,
         )  # fmt: skip
         service.health.add("blobs", guard.check)
-        with ThreadPoolExecutor(section.threads, thread_name_prefix="store") as pool:
+        with (
+            ThreadPoolExecutor(section.threads, thread_name_prefix="store") as pool,
+            ThreadPoolExecutor(1, thread_name_prefix="scrub") as scrub_pool,
+        ):
             keeper = Keeper(blobs, catalog, pool, StorageMetrics(service.metrics.registry))
             manifests = contract.topic("session.manifests").full_name
             shared = Shared(keeper, events, letters, manifests, trouble, service.stop)
@@ -81,4 +85,6 @@ async def build(service: Service) -> AsyncIterator[Sequence[Part]]:
                 gate=guard.gate,
             )
             service.health.add("runner", runner.healthy)
-            yield [runner]
+            registry = service.metrics.registry
+            scrub = make_scrub(settings, section, catalog, events, registry, scrub_pool)
+            yield [runner, scrub]

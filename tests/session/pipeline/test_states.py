@@ -7,12 +7,14 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.session.pipeline.states import SessionState, apply
+from agents.session.pipeline.states import MAX_DAMAGED, SessionState, apply
 from schemas.canonical import Strict
 from schemas.events import (
     ChunkConflict,
     ChunkStored,
     ManifestStored,
+    ScrubFinding,
+    ScrubResolved,
     SessionAbandoned,
     SessionClosed,
     SessionEvent,
@@ -108,3 +110,29 @@ def test_a_settled_session_stays_as_it_is_but_for_conflicts() -> None:
         assert apply(settled, one, NOW + 1) == settled
     conflict = event(ChunkConflict(session=ID, index=1, stored_leaf=LEAF, refused_leaf="cd" * 32))
     assert apply(settled, conflict, NOW).conflicts == 1
+
+
+def damage(name: str, verdict: str = "MissingFile") -> SessionEvent:
+    return event(
+        ScrubFinding.model_validate(
+            {"session": ID, "name": name, "index": None, "verdict": verdict,
+             "expected": "a", "found": "b"}
+        )
+    )  # fmt: skip
+
+
+def mended(name: str) -> SessionEvent:
+    return event(ScrubResolved(session=ID, name=name, index=None, verdict="MissingFile"))
+
+
+def test_damaged_files_are_named_once_and_until_they_are_mended() -> None:
+    state = SessionState(session=ID, state="completed", root=LEAF)
+    for data in (damage("b"), damage("a"), damage("b"), damage("a", "SizeMismatch"), mended("c")):
+        state = apply(state, data, NOW)
+    assert (state.damaged, state.state) == (["a", "b"], "completed")
+    for data in (mended("b"), mended("b")):
+        state = apply(state, data, NOW)
+    assert state.damaged == ["a"]
+    for number in range(MAX_DAMAGED + 5):
+        state = apply(state, damage(f"{number:08d}.chunk"), NOW)
+    assert len(state.damaged) == MAX_DAMAGED
