@@ -23,6 +23,7 @@ from schemas.canonical import Strict
 from schemas.events import (
     ChunkStored,
     ManifestStored,
+    ScrubFinding,
     SessionClosed,
     SessionEvent,
     SessionOpened,
@@ -205,3 +206,16 @@ async def test_a_closed_session_whose_close_record_was_lost_is_ended_after_more_
     late = replace(keeper, clock=lambda: BEGIN + 100 * SECOND)
     assert await soon.abandon_silent(10 * SECOND, 0) == []
     assert await late.abandon_silent(10 * SECOND, 0) == [made.manifest.session]
+
+
+async def test_a_finding_makes_no_session_of_a_stray_folder(keeper: SessionKeeper) -> None:
+    made = make_session()
+    finding = event(made, ScrubFinding(
+        session=made.manifest.session, name="00000000.chunk", index=0, verdict="CatalogMissing",
+        expected="an entry", found="none",
+    ))  # fmt: skip
+    await keeper.handle(finding)
+    assert await keeper.catalog.get("sessions", made.manifest.session) is None
+    await keeper.handle(opened(made))
+    await keeper.handle(finding)
+    assert (await keeper.load(made.manifest.session)).damaged == ["00000000.chunk"]
