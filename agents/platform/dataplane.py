@@ -30,6 +30,10 @@ POLL_MS = 200
 COMMIT_EVERY = 1.0  # seconds
 COMMIT_SECONDS = 5.0
 REVOKE_DEADLINE = 5.0  # seconds; well under the broker's rebalance timeout of 5 minutes
+FETCH_ROOM = 4
+"""A broker answers one fetch with at most this many times `fetch_bytes`, over all partitions."""
+FETCH_COPIES = 3
+"""Of one such answer: the records of the last one, and this one as received and as parsed."""
 STUCK_AFTER = 30.0  # seconds without a turn of the loop: not healthy
 
 
@@ -176,7 +180,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             max_partition_fetch_bytes=fetch_bytes,
-            fetch_max_bytes=4 * fetch_bytes,
+            fetch_max_bytes=FETCH_ROOM * fetch_bytes,
             fetch_max_wait_ms=100,
             **(consumer_options or {}),
         )

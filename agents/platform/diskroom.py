@@ -60,6 +60,9 @@ class DiskGuard:
         self._free_gauge = Gauge(
             "lucid_disk_free_bytes", "Free bytes where records are written", registry=registry
         )
+        self._busy_gauge = Gauge(
+            "lucid_disk_unwritten_bytes", "Bytes taken and not finished yet", registry=registry
+        )
         self._held_gauge = Gauge(
             "lucid_disk_held_up", "1 while nothing is taken for want of disk", registry=registry
         )
@@ -67,6 +70,7 @@ class DiskGuard:
     def has_room(self, busy: int) -> bool:
         """Whether more may be taken. busy: bytes that are taken and still to be written."""
         self._busy = busy
+        self._busy_gauge.set(busy)
         now = self._clock()
         if now - self._looked >= LOOK_EVERY:
             self._looked = now
