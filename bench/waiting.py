@@ -1,8 +1,8 @@
 """Memory while others stand still: a processor without storage, storage without its catalog.
 
-First 2 GiB of frames wait on the broker, storage does not run, and a processor works them
-off. Then the chunks wait, and storage works with a catalog that is stopped (SIGSTOP), until it
-goes on. Resident memory of the real processes is sampled all the time.
+Storage and catalog are stopped (SIGSTOP), 2 GiB of frames wait on the broker, and a processor
+works them off. Then storage goes on, the chunks wait, and the catalog is still stopped, until
+it goes on, too. Resident memory of the real processes is sampled all the time.
 
 A budget is what the settings allow for bytes of records, times what handling costs, on top
 of what the idle process has: see `processor_budget` and `storage_budget`.
@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -92,18 +93,19 @@ def measure(
     if not settings.keys_dir.exists():
         init_keys(settings)
     asyncio.run(apply_contract(settings, load_contract(settings)))
-    names, raw = asyncio.run(record(settings, sessions, frames, size, cut))
-    with service(settings, "processor", env) as processor:
-        processor.wait(lambda: asyncio.run(ended(settings)) == sessions, "manifests")
     with service(settings, "storage", env) as storage:
         stop_catalog()
+        storage.process.send_signal(signal.SIGSTOP)
         try:
+            names, raw = asyncio.run(record(settings, sessions, frames, size, cut))
+            with service(settings, "processor", env) as processor:
+                processor.wait(lambda: asyncio.run(ended(settings)) == sessions, "manifests")
+            storage.process.send_signal(signal.SIGCONT)
             limit = StorageSettings.load(**storage.overrides("STORAGE")).busy_limit
-            storage.wait(
-                lambda: storage.metric("lucid_disk_unwritten_bytes") >= limit, "a full hold"
-            )
+            unwritten = partial(storage.metric, "lucid_disk_unwritten_bytes")
+            storage.wait(lambda: unwritten() >= limit, "a full hold")
             time.sleep(stall)  # the measurement itself: what it takes while nothing moves
-            held = storage.metric("lucid_disk_unwritten_bytes")
+            held = unwritten()
         finally:
             start_catalog()
         manifests = [settings.blobs_dir / name / "manifest.json" for name in names]
@@ -226,6 +228,7 @@ def service(settings: Settings, name: str, env: dict[str, str] | None) -> Iterat
         yield running
     finally:
         running.over.set()
+        process.send_signal(signal.SIGCONT)
         process.send_signal(signal.SIGTERM)
         process.wait(20)
         if sampling.ident is not None:

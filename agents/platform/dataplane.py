@@ -30,6 +30,9 @@ POLL_MS = 200
 COMMIT_EVERY = 1.0  # seconds
 COMMIT_SECONDS = 5.0
 REVOKE_DEADLINE = 5.0  # seconds; well under the broker's rebalance timeout of 5 minutes
+MAX_RECORDS = 1000  # of one turn: small ones take more for their objects than for their bytes
+TASK_OVERHEAD = 12 * 1024
+"""Bytes of a task and the objects around its record, measured with storage's at a dead catalog."""
 FETCH_ROOM = 4
 """A broker answers one fetch with at most this many times `fetch_bytes`, over all partitions."""
 FETCH_COPIES = 3
@@ -111,7 +114,8 @@ class Tasks:
         self.busy = 0
 
     def spawn(self, work: Coroutine[None, None, None], size: int) -> None:
-        """Start `work`; its `size` counts as busy until it has ended."""
+        """Start `work`; its `size` and its overhead count as busy until it has ended."""
+        size += TASK_OVERHEAD
         self.busy += size
 
         def ended(task: asyncio.Task[None]) -> None:
@@ -226,7 +230,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
         while not stop.is_set():
             if self._failed.done():
                 self._failed.result()
-            batches = await self._consumer.getmany(timeout_ms=POLL_MS)
+            batches = await self._consumer.getmany(timeout_ms=POLL_MS, max_records=MAX_RECORDS)
             rebalances = self._rebalances
             async with self._turn:
                 self._last_turn = time.monotonic()

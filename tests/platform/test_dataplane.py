@@ -14,7 +14,15 @@ from aiokafka import TopicPartition
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.platform.dataplane import Fail, Gate, OffsetTracker, Runner, RunnerStuck, Tasks
+from agents.platform.dataplane import (
+    TASK_OVERHEAD,
+    Fail,
+    Gate,
+    OffsetTracker,
+    Runner,
+    RunnerStuck,
+    Tasks,
+)
 from agents.platform.producer import Producer
 from agents.platform.retry import Deadline
 from agents.platform.settings import Settings
@@ -233,6 +241,21 @@ async def test_a_closed_gate_holds_the_member_up_and_in_its_group(group: Group) 
     assert len(log.done) + len(other.done) == 5 * PARTITIONS
     is_open[0] = True
     await until(lambda: len({*log.done, *other.done}) == 6 * PARTITIONS)
+
+
+async def test_small_records_are_bounded_by_what_they_take_not_by_what_they_hold(
+    group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agents.platform.dataplane.MAX_RECORDS", 10)
+    log = Log()
+    log.gate.clear()
+    runner, _ = group.runner(log, busy_limit=20 * TASK_OVERHEAD)
+    await group.send(50, b"x")
+    await until(lambda: runner._paused)
+    assert 20 * TASK_OVERHEAD < runner.busy() <= 30 * (TASK_OVERHEAD + 1)
+    log.gate.set()
+    await until(lambda: len(log.done) == 50 * PARTITIONS)
+    assert len(set(log.done)) == 50 * PARTITIONS, "what was dropped while paused comes once"
 
 
 async def test_a_bug_in_a_worker_ends_the_runner_and_commits_nothing_of_it(group: Group) -> None:
