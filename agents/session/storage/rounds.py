@@ -6,6 +6,7 @@ ended. Of several storage services that share a folder of blobs, one scrubs at a
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import time
@@ -33,6 +34,7 @@ from agents.session.storage.settings import StorageSettings
 
 log = structlog.get_logger(__name__)
 
+LEAVE_SECONDS = 1.0
 SAVE_EVERY = 5.0  # seconds; what lies between is looked at again after a crash
 
 
@@ -111,14 +113,28 @@ class Rounds:
         self._saved = 0.0
 
     async def run(self, stop: StopSignal, /) -> None:
-        """Wait for the next round, or go on with the one that was stopped; again and again."""
+        """Scrub until `stop` is set; then leave at once, also from a catalog that hangs."""
         stop.on_set.append(self._scrubber.reader.halt)
+        work = asyncio.create_task(self._work(stop))
+        stopped = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait([work, stopped], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([work], timeout=LEAVE_SECONDS)
+            if work.done():
+                work.result()
+        finally:
+            for task in (work, stopped):
+                task.cancel()
+        save_place(self._file, self._place)
+
+    async def _work(self, stop: StopSignal) -> None:
+        """Wait for the next round, or go on with the one that was stopped; again and again."""
         backoff = Backoff(first=1.0)
         while not stop.is_set():
             try:
                 await self._ledger.open_findings()
                 if await wait_stopped(stop, self._due()):
-                    break
+                    return
                 with alone(self._scrubber.blobs.root) as ours:
                     if ours:
                         await self.round()
@@ -126,11 +142,10 @@ class Rounds:
                     await wait_stopped(stop, self._pause)
                 backoff.reset()
             except Halted:
-                break
+                return
             except Transient as error:
                 log.warning("cannot scrub now", error=error)
                 await wait_stopped(stop, backoff.next())
-        save_place(self._file, self._place)
 
     def _due(self) -> float:
         """Seconds until the next round begins; 0 in the middle of one."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -365,3 +367,16 @@ async def test_a_rate_of_0_turns_it_off(store: Store) -> None:
     on = make_scrub(store.settings, StorageSettings.load(), *arguments)
     assert isinstance(on, Rounds)
     assert os.listdir(store.blobs.root) == []
+
+
+async def test_it_leaves_a_catalog_that_hangs_at_once(store: Store) -> None:
+    await store.fill()
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        settings = Settings.load(
+            home=store.settings.home, mongo=f"mongodb://127.0.0.1:{mute.getsockname()[1]}/"
+        )
+        async with Catalog(settings) as catalog:
+            store.catalog = catalog
+            begin = time.monotonic()
+            await run_until(store.rounds(), lambda: time.monotonic() - begin > 0.2)
+            assert time.monotonic() - begin < 4
