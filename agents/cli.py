@@ -11,6 +11,7 @@ from agents.platform import key_commands, letter_commands, topic_commands
 from agents.platform.stack import commands as stack
 from agents.run import run
 from agents.session.recorder import commands as recorder
+from agents.session.storage import commands as storage
 from schemas.errors import LucidError
 
 app = typer.Typer(
@@ -28,6 +29,7 @@ app.add_typer(recorder.app, name="recorder", help="Tell recorders what to do")
 app.add_typer(auditor.sessions_app, name="sessions", help="List and show recorded sessions")
 app.command("record")(recorder.record)
 app.command("run")(run)
+app.command("scrub")(storage.scrub)
 app.command("verify")(auditor.verify)
 app.command("bundle")(auditor.bundle)
 app.command("export")(auditor.export)

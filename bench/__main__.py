@@ -12,7 +12,7 @@ import structlog
 from rich.console import Console
 from rich.table import Table
 
-NAMES = ("sealing", "throughput", "memory", "capture")
+NAMES = ("sealing", "throughput", "memory", "capture", "waiting")
 OUT = Path("bench/out")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field
 
@@ -20,6 +20,10 @@ from schemas.manifests import Count, Hex32
 from schemas.sessions import parse_session_id
 
 SessionId = Annotated[str, AfterValidator(lambda text: str(parse_session_id(text)))]
+Damage = Literal[
+    "MissingFile", "ChecksumMismatch", "SizeMismatch", "UnexpectedFile", "CatalogMissing", "Unknown"
+]
+"""The stable names of what a scrub finds."""
 
 
 class SessionOpened(Strict):
@@ -131,6 +135,26 @@ class SessionUnsealed(Strict):
     offset: Count
 
 
+class ScrubFinding(Strict):
+    """A file of the store is not as the catalog has it. index: of a chunk's file."""
+
+    session: SessionId
+    name: Text
+    index: Count | None
+    verdict: Damage
+    expected: Text
+    found: Text
+
+
+class ScrubResolved(Strict):
+    """A later look finds the file in order."""
+
+    session: SessionId
+    name: Text
+    index: Count | None
+    verdict: Damage
+
+
 class SessionCompleted(Strict):
     """Everything that was recorded is sealed, stored and counted."""
 
@@ -181,6 +205,8 @@ EVENT_TYPES: dict[str, type[Strict]] = {
     "lucid.chunk.conflict.v1": ChunkConflict,
     "lucid.manifest.stored.v1": ManifestStored,
     "lucid.manifest.conflict.v1": ManifestConflict,
+    "lucid.scrub.finding.v1": ScrubFinding,
+    "lucid.scrub.resolved.v1": ScrubResolved,
     "lucid.command.done.v1": CommandDone,
     "lucid.command.refused.v1": CommandRefused,
 }

@@ -200,6 +200,7 @@ class SessionDetail:
     missing: int | None
     interruptions: int | None
     conflicts: int
+    damaged: list[str]
     shortcomings: list[str]
     root: str | None
     folder: str
@@ -287,6 +288,7 @@ def detail(
         missing=tally.missing if tally else None,
         interruptions=tally.interruptions_total if tally else None,
         conflicts=state.get("conflicts", 0),
+        damaged=list(state.get("damaged") or []),
         shortcomings=shortcomings or (manifest.shortcomings() if manifest else []),
         root=manifest.root if manifest else state.get("root"),
         folder=folder,

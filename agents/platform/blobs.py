@@ -31,7 +31,7 @@ MANIFEST = "manifest.json"
 CHECKPOINT = "checkpoint.txt"
 KEY = "key.age"
 CONFLICTS = "conflicts"
-_TEMPORARY = ".tmp-"
+TEMPORARY = ".tmp-"
 _CHUNK = re.compile(r"([0-9]{8,16})\.chunk")
 
 
@@ -46,6 +46,12 @@ class StoreFailed(Transient):
 def chunk_name(index: int) -> str:
     """The file name of a chunk: its index with 8 digits or more."""
     return f"{index:08d}.chunk"
+
+
+def chunk_index(name: str) -> int | None:
+    """The index in a chunk's file name; None if it is no such name."""
+    match = _CHUNK.fullmatch(name)
+    return int(match[1]) if match and chunk_name(int(match[1])) == name else None
 
 
 class Blobs:
@@ -81,7 +87,7 @@ class Blobs:
         if final.exists():
             sync_folder(folder)  # the one that wrote it may have died before its own sync
             return False
-        temporary = folder / f"{_TEMPORARY}{secrets.token_hex(8)}"
+        temporary = folder / f"{TEMPORARY}{secrets.token_hex(8)}"
         try:
             write_synced(temporary, data)
             stored = link_first(temporary, final)
@@ -129,7 +135,7 @@ class Blobs:
         """Remove temporary files that a crash left; how many. Call it before the first put."""
         removed = 0
         for session in self.sessions():
-            for leftover in self.folder(session).rglob(f"{_TEMPORARY}*"):
+            for leftover in self.folder(session).rglob(f"{TEMPORARY}*"):
                 leftover.unlink(missing_ok=True)
                 removed += 1
         return removed

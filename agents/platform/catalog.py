@@ -4,6 +4,7 @@
     manifests   {_id: session, manifest: canonical JSON text, hash, checkpoint}          insert only
     sessions    {_id: session, …SessionState}                           replaced by version
     conflicts   {_id: "<session>:<what>:<hash>", …}                                      insert only
+    findings    {_id: "<session>:<file>", verdict, …, resolved_at: null while open}      by version
 
 Natural ids make every write idempotent and every read by id an indexed one; nothing here
 needs transactions, TTL indexes or pipeline updates. motor's successor
@@ -129,6 +130,12 @@ class Catalog:
         """The document with `_id` key."""
         with _typed():
             return await self._database[collection].find_one({"_id": key})
+
+    async def ids(self, collection: str) -> list[str]:
+        """The `_id` of every document."""
+        with _typed():
+            cursor = self._database[collection].find({}, {"_id": 1})
+            return [str(document["_id"]) async for document in cursor]
 
     async def put_version(self, collection: str, document: Mapping[str, Any]) -> bool:
         """Write a document if the stored one is one version older; whether it was written.

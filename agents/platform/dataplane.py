@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -53,6 +53,11 @@ POLL_MS = 200
 COMMIT_EVERY = 1.0  # seconds
 COMMIT_SECONDS = 3.0
 REVOKE_DEADLINE = 5.0  # seconds; well under the broker's rebalance timeout of 5 minutes
+MAX_RECORDS = 1000  # of one turn: small ones take more for their objects than for their bytes
+FETCH_ROOM = 4
+"""A broker answers one fetch with at most this many times `fetch_bytes`, over all partitions."""
+FETCH_COPIES = 3
+"""Of one such answer: the records of the last one, and this one as received and as parsed."""
 STUCK_AFTER = 30.0  # seconds without a turn of the loop: not healthy
 LOG_START_EVERY = 15.0  # seconds between looks at where the broker's logs begin
 CLOSE_SECONDS = 2.0
@@ -68,6 +73,8 @@ class RunnerStuck(LucidError):
 
 
 MakeWorker = Callable[[TopicPartition, int | None, Fail], PartitionWorker]
+Gate = Callable[[int], Awaitable[bool]]
+"""Whether more records may be taken, given the bytes in flight."""
 
 
 class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -75,6 +82,8 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
 
     busy_limit: bytes in flight over all partitions above which fetching pauses; it resumes
     under half of it. Bytes in flight drain by themselves, so pausing cannot deadlock.
+    gate: asked each turn; all partitions are paused while it says no. The member stays in its
+    group, and what is in flight goes on.
     """
 
     def __init__(
@@ -87,12 +96,14 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
         busy_limit: int,
         fetch_bytes: int,
         metrics: Metrics | None = None,
+        gate: Gate | None = None,
         consumer_options: Mapping[str, Any] | None = None,
     ) -> None:
         self._topics = list(topics)
         self._make_worker = make_worker
         self._busy_limit = busy_limit
         self._metrics = metrics
+        self._gate = gate
         self._workers: dict[TopicPartition, PartitionWorker] = {}
         self._starting: dict[TopicPartition, asyncio.Task[None]] = {}
         self._next: dict[TopicPartition, int] = {}
@@ -110,7 +121,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
             "enable_auto_commit": False,
             "auto_offset_reset": "none",  # a reset by the driver would be a silent loss
             "max_partition_fetch_bytes": fetch_bytes,
-            "fetch_max_bytes": 4 * fetch_bytes,
+            "fetch_max_bytes": FETCH_ROOM * fetch_bytes,
             "fetch_max_wait_ms": 100,
             "session_timeout_ms": SESSION_MS,
             "heartbeat_interval_ms": HEARTBEAT_MS,
@@ -214,7 +225,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
     async def _poll(self) -> tuple[int, dict[TopicPartition, Any], KafkaError | None]:
         """Records, or what keeps a partition from them, and the assignment they belong to."""
         try:
-            batches = await self._consumer.getmany(timeout_ms=POLL_MS)
+            batches = await self._consumer.getmany(timeout_ms=POLL_MS, max_records=MAX_RECORDS)
         except (OffsetOutOfRangeError, NoOffsetForPartitionError) as error:
             return self._rebalances, {}, error
         return self._rebalances, batches, None
@@ -234,7 +245,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
                 await self._explain_gap(partition, records[0].offset)
             await worker.take([arrived(record) for record in records])
             self._next[partition] = records[-1].offset + 1
-        self._balance()
+        await self._balance()
 
     # -- taking partitions up --------------------------------------------------------------
 
@@ -270,6 +281,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
             start, lost = where_to_start(committed, worker.expected(), begin, end)
             if lost is not None:
                 await self._report(worker, Expired(partition.topic, partition.partition, *lost))
+            may_take = await self._may_take()
         except BaseException:
             await worker.close()
             raise
@@ -277,10 +289,10 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
             await worker.close()
             return
         self._consumer.seek(partition, start)
-        if self._paused:
-            self._paused.add(partition)
-        else:
+        if may_take and not self._paused:
             self._consumer.resume(partition)
+        else:
+            self._paused.add(partition)
         self._workers[partition], self._next[partition] = worker, start
         log.info("assigned", topic=partition.topic, partition=partition.partition,
                  committed=committed, start=start)  # fmt: skip
@@ -351,14 +363,24 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
 
     # -- pausing, committing ---------------------------------------------------------------
 
-    def _balance(self) -> None:
-        """Pause all partitions above the limit of bytes in flight, resume under half of it."""
+    async def _may_take(self) -> bool:
+        """Whether the gate is open and the bytes in flight are few enough."""
         busy = self.busy()
+        if self._gate is not None and not await self._gate(busy):
+            return False
+        return busy <= (self._busy_limit // 2 if self._paused else self._busy_limit)
+
+    async def _balance(self) -> None:
+        """Pause all partitions above the limit of bytes in flight, resume under half of it.
+
+        The same while the gate is closed.
+        """
+        may_take = await self._may_take()
         held = set(self._workers)
-        if busy > self._busy_limit:
+        if not may_take:
             self._paused = held
             self._consumer.pause(*held)
-        elif self._paused and busy <= self._busy_limit // 2:
+        elif self._paused:
             self._consumer.resume(*(self._paused & held))
             self._paused = set()
 

@@ -68,13 +68,19 @@ class Result:
     code: str = ""
 
 
+def free_bytes(folder: Path) -> int:
+    """Bytes that an ordinary user may still write where `folder` is, or will be."""
+    path = folder.absolute()
+    there = next(one for one in (path, *path.parents) if one.exists())
+    return shutil.disk_usage(there).free
+
+
 def free_disk(folders: Sequence[Path], least: int) -> Check:
     """A check that each folder's file system has at least `least` free bytes."""
 
     def look() -> None:
         for folder in folders:
-            there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
-            free = shutil.disk_usage(there).free
+            free = free_bytes(folder)
             if free < least:
                 raise DiskFull(
                     f"{folder} has {free} free bytes, fewer than {least}",

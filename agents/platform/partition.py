@@ -12,6 +12,9 @@ from aiokafka import ConsumerRecord
 from agents.platform.expiry import Expired
 from agents.platform.retry import Deadline
 
+TASK_OVERHEAD = 12 * 1024
+"""Bytes of a task and the objects around its record, measured with storage's at a dead catalog."""
+
 
 class OffsetTracker:
     """Which offset of one partition may be committed.
@@ -96,7 +99,8 @@ class Tasks:
         self.busy = 0
 
     def spawn(self, work: Coroutine[None, None, None], size: int) -> None:
-        """Start `work`; its `size` counts as busy until it has ended."""
+        """Start `work`; its `size` and its overhead count as busy until it has ended."""
+        size += TASK_OVERHEAD
         self.busy += size
 
         def ended(task: asyncio.Task[None]) -> None:

@@ -17,7 +17,14 @@ import tomllib
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import ByteSize, Field, SecretStr, ValidationError
+from pydantic import (
+    ByteSize,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -148,8 +155,26 @@ class Settings(Section):
         description="Refused records of a partition in an hour; one more stops the service",
     )  # fmt: skip
     min_free: ByteSize = Field(
-        ByteSize(500 * 1024**2), description="Free bytes below which a service is not ready"
+        ByteSize(500 * 1024**2),
+        description="Free bytes below which a service is not ready and takes nothing more",
     )
+    resume_free: ByteSize | None = Field(
+        None,
+        description="Free bytes from which it goes on; a quarter above LUCID_MIN_FREE if not set",
+    )
+
+    @field_validator("resume_free")
+    @classmethod
+    def _resume_above_stop(cls, value: ByteSize | None, info: ValidationInfo) -> ByteSize | None:
+        least = info.data.get("min_free")
+        if value is not None and least is not None and value <= least:
+            raise ValueError(f"must be above LUCID_MIN_FREE, which is {int(least)}")
+        return value
+
+    @property
+    def resume_at(self) -> int:
+        """Free bytes from which a service that was held up goes on."""
+        return int(self.resume_free or max(int(self.min_free) * 5 // 4, int(self.min_free) + 1))
 
     @property
     def keys_dir(self) -> Path:

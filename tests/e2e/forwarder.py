@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import sys
 import threading
 
 
@@ -48,3 +49,17 @@ class Forwarder:
                 target.sendall(data)
         with contextlib.suppress(OSError):
             target.shutdown(socket.SHUT_RDWR)
+
+
+def main() -> None:
+    """Forward to `HOST PORT` in a process of its own, which a test can stop with SIGSTOP.
+
+    Prints the port it listens on; ends when its input does.
+    """
+    forwarder = Forwarder((sys.argv[1], int(sys.argv[2])))
+    print(forwarder.port, flush=True)
+    sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()

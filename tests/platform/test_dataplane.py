@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from aiokafka.admin import AIOKafkaAdminClient
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.platform.dataplane import Fail, OffsetTracker, Runner, RunnerStuck, Tasks
+from agents.platform.dataplane import Fail, Gate, OffsetTracker, Runner, RunnerStuck, Tasks
 from agents.platform.expiry import Expired, where_to_start
 from agents.platform.metrics import Metrics
+from agents.platform.partition import TASK_OVERHEAD
 from agents.platform.producer import Producer
 from agents.platform.retry import Deadline
 from agents.platform.settings import Settings
@@ -131,14 +133,16 @@ class Group:
         self.topic = f"dataplane-{uuid4().hex[:8]}"
         self.running: list[tuple[asyncio.Event, asyncio.Task[None]]] = []
 
-    def runner(self, log: Log, busy_limit: int = 10**6) -> tuple[Runner, asyncio.Task[None]]:
+    def runner(
+        self, log: Log, busy_limit: int = 10**6, gate: Gate | None = None, **options: Any
+    ) -> tuple[Runner, asyncio.Task[None]]:
         self.metrics = Metrics("test", version="0")
         runner = Runner(
             metrics=self.metrics,
             servers=self.settings.kafka_servers(), group=self.topic, topics=[self.topic],
             make_worker=lambda partition, _, fail: Collecting(partition, log, fail),
-            busy_limit=busy_limit, fetch_bytes=65536,
-            consumer_options={"heartbeat_interval_ms": 300},
+            busy_limit=busy_limit, fetch_bytes=65536, gate=gate,
+            consumer_options={"heartbeat_interval_ms": 300, **options},
         )  # fmt: skip
         stop = asyncio.Event()
         task = asyncio.create_task(runner.run(stop))
@@ -223,6 +227,56 @@ async def test_fetching_pauses_above_the_limit_and_goes_on_below(group: Group) -
     log.gate.set()
     await until(lambda: len(log.done) == 20 * PARTITIONS)
     await until(lambda: not runner._paused)
+
+
+async def test_a_closed_gate_holds_the_member_up_and_in_its_group(group: Group) -> None:
+    log, other, asked, is_open = Log(), Log(), [0], [False]
+
+    async def gate(busy: int) -> bool:
+        asked[0] += 1
+        return is_open[0]
+
+    runner, _ = group.runner(log, gate=gate, session_timeout_ms=6000, max_poll_interval_ms=1000)
+    await group.send(5)
+    await until(lambda: len(runner.assigned) == PARTITIONS)
+    begin = time.monotonic()
+    # Over the poll interval: a member that was not heard of would have lost its partitions.
+    await until(lambda: time.monotonic() - begin > 2 and asked[0] > 5)
+    assert (log.done, runner.busy(), log.closed) == ([], 0, [])
+    assert len(runner.assigned) == PARTITIONS
+    await runner.healthy()
+    # What a rebalance brings is held up, too.
+    group.runner(other, gate=gate)
+    await until(lambda: len(runner.assigned) == PARTITIONS // 2 and other.started)
+    turns = asked[0]
+    await until(lambda: asked[0] > turns + 6)
+    assert log.done + other.done == []
+    is_open[0] = True
+    await until(lambda: len({*log.done, *other.done}) == 5 * PARTITIONS)
+    is_open[0] = False
+    turns = asked[0]
+    await until(lambda: asked[0] > turns + 2)
+    await group.send(1)
+    turns = asked[0]
+    await until(lambda: asked[0] > turns + 6)
+    assert len(log.done) + len(other.done) == 5 * PARTITIONS
+    is_open[0] = True
+    await until(lambda: len({*log.done, *other.done}) == 6 * PARTITIONS)
+
+
+async def test_small_records_are_bounded_by_what_they_take_not_by_what_they_hold(
+    group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agents.platform.dataplane.MAX_RECORDS", 10)
+    log = Log()
+    log.gate.clear()
+    runner, _ = group.runner(log, busy_limit=20 * TASK_OVERHEAD)
+    await group.send(50, b"x")
+    await until(lambda: runner._paused)
+    assert 20 * TASK_OVERHEAD < runner.busy() <= 30 * (TASK_OVERHEAD + 1)
+    log.gate.set()
+    await until(lambda: len(log.done) == 50 * PARTITIONS)
+    assert len(set(log.done)) == 50 * PARTITIONS, "what was dropped while paused comes once"
 
 
 async def test_a_bug_in_a_worker_ends_the_runner_and_commits_nothing_of_it(group: Group) -> None:

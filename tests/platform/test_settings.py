@@ -79,3 +79,15 @@ def test_a_password_is_not_shown(tmp_path: Path) -> None:
     settings = Settings.load(home=tmp_path, mongo="mongodb://u:secret@host/")
     assert "secret" not in repr(settings)
     assert settings.mongo_url() == "mongodb://u:secret@host/"
+
+
+def test_the_marks_of_free_space_are_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings.load().resume_at == 625 * 1024**2
+    assert Settings.load(min_free=0).resume_at == 1
+    monkeypatch.setenv("LUCID_MIN_FREE", "1GiB")
+    assert Settings.load().resume_at == 5 * 1024**3 // 4
+    monkeypatch.setenv("LUCID_RESUME_FREE", "1GiB")
+    with pytest.raises(SettingsError, match=r"LUCID_RESUME_FREE: .*above LUCID_MIN_FREE"):
+        Settings.load()
+    monkeypatch.setenv("LUCID_RESUME_FREE", "2GiB")
+    assert Settings.load().resume_at == 2 * 1024**3

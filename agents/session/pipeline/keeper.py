@@ -34,6 +34,8 @@ from schemas.canonical import encode
 from schemas.controls import Abandon
 from schemas.events import (
     RecordsExpired,
+    ScrubFinding,
+    ScrubResolved,
     SessionAbandoned,
     SessionCompleted,
     SessionEvent,
@@ -97,6 +99,8 @@ class SessionKeeper:
         if isinstance(data, SessionCompleted | SessionIncomplete):
             return await self.load(event.subject)
         before = await self.load(event.subject)
+        if isinstance(data, ScrubFinding | ScrubResolved) and not before.version:
+            return before  # a stray folder makes no session
         after = apply(before, event, self.clock())
         if after.ready and after.state not in FINAL:
             return await self._settle(after)

@@ -24,6 +24,8 @@ from schemas.events import (
     ManifestConflict,
     ManifestStored,
     RecordsExpired,
+    ScrubFinding,
+    ScrubResolved,
     SessionAbandoned,
     SessionClosed,
     SessionEvent,
@@ -36,6 +38,7 @@ from schemas.events import (
 
 State = Literal["recording", "paused", "processing", "completed", "incomplete"]
 FINAL: frozenset[State] = frozenset({"completed", "incomplete"})
+MAX_DAMAGED = 1000
 LIVE: frozenset[State] = frozenset({"recording", "paused"})
 
 
@@ -73,6 +76,7 @@ class SessionState(BaseModel):
     losses: what expired on the topics that the session's records, chunks and manifest take;
     the first MAX_LOSSES. unsealed: the processor met its `abandon` without its `open`.
     changed: wall time in microseconds of the last news that its end depends on.
+    damaged: names of stored files that a scrub found wrong, at most MAX_DAMAGED of them.
     version: counts the writes of this document.
     """
 
@@ -96,6 +100,7 @@ class SessionState(BaseModel):
     losses: list[Loss] = []
     unsealed: bool = False
     changed: int = 0
+    damaged: list[str] = []
     shortcomings: list[str] = []
     root: str | None = None
     records: int | None = None
@@ -157,9 +162,12 @@ def apply(state: SessionState, event: SessionEvent, now: int) -> SessionState:
     """The state after `event`, handled at wall time `now` in microseconds.
 
     Events of other types, and late ones of a settled session, leave it as it is but for
-    conflicts, which are always counted, and for what was missing and is stored after all.
+    conflicts and damaged files, which are always counted, and for what was missing and is
+    stored after all.
     """
     data = event.data
+    if isinstance(data, ScrubFinding | ScrubResolved):
+        return _scrubbed(state, data)
     if isinstance(data, ChunkConflict | ManifestConflict):
         return _with(state, conflicts=state.conflicts + 1)
     if state.state == "completed":
@@ -267,6 +275,13 @@ def _stored(state: SessionState, data: ChunkStored) -> SessionState:
         stored_bytes=state.stored_bytes + data.size,
         last_index=data.index if data.last else state.last_index,
     )
+
+
+def _scrubbed(state: SessionState, data: ScrubFinding | ScrubResolved) -> SessionState:
+    names = set(state.damaged) - {data.name}
+    if isinstance(data, ScrubFinding):
+        names.add(data.name)
+    return _with(state, damaged=sorted(names)[:MAX_DAMAGED])
 
 
 def _with(before: SessionState, /, **changes: object) -> SessionState:

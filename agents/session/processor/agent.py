@@ -11,6 +11,7 @@ from aiokafka import TopicPartition
 from agents.platform.contract import load_contract
 from agents.platform.dataplane import Fail, Runner
 from agents.platform.deadletters import open_letters
+from agents.platform.diskroom import DiskGuard
 from agents.platform.eventbus import EventBus
 from agents.platform.keys import load_identities, load_signer
 from agents.platform.producer import Producer
@@ -43,7 +44,12 @@ async def build(service: Service) -> AsyncIterator[Sequence[Part]]:
         outlet = Outlet(producer, letters, contract, settings.kafka_servers(), signer)
         service.stop.on_set.append(outlet.close)
         events = EventBus(producer, contract, service=NAME, host=settings.host, stop=service.stop)
-        holding = HoldingBudget(int(section.hold_limit), settings.scratch_dir)
+        guard = DiskGuard(
+            settings.scratch_dir, stop=int(settings.min_free), resume=settings.resume_at,
+            registry=service.metrics.registry,
+        )  # fmt: skip
+        holding = HoldingBudget(int(section.hold_limit), settings.scratch_dir, guard.has_room)
+        service.health.add("scratch", holding.check)
         metrics = ProcessorMetrics(service.metrics.registry, holding)
         with ThreadPoolExecutor(section.threads, thread_name_prefix="seal") as pool:
             shared = Shared(outlet, events, identities, pool, holding, metrics)
@@ -61,6 +67,7 @@ async def build(service: Service) -> AsyncIterator[Sequence[Part]]:
                 busy_limit=int(section.busy_limit),
                 fetch_bytes=int(section.fetch_bytes),
                 metrics=service.metrics,
+                gate=holding.gate,
             )
             service.health.add("runner", runner.healthy)
             yield [runner]

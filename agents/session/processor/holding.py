@@ -9,18 +9,26 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
 import structlog
 from nacl.secret import SecretBox
 
+from agents.platform.retry import Transient
 from schemas.frames import FrameRecord, decode_entries, encode_entries
 
 log = structlog.get_logger(__name__)
 
 RECORD_OVERHEAD = 500  # bytes of Python objects around a payload, measured with tracemalloc
+SPILL_AGAIN = 1.0  # seconds between tries to spill to a disk that did not take it
 _LENGTH_SIZE = 4
+
+
+class CannotSpill(Transient):
+    """Open chunks are over their memory, and the disk does not take them."""
 
 
 def _unlinked(folder: Path) -> BinaryIO:
@@ -116,12 +124,18 @@ class Holder(Protocol):
 class HoldingBudget:
     """The bytes that all open chunks of a processor may take in memory.
 
-    Above `limit` the largest are spilled until three quarters of it are left.
+    Above `limit` the largest are spilled until three quarters of it are left, while `room`
+    says that there is disk to spill to.
     """
 
-    def __init__(self, limit: int, folder: Path) -> None:
+    def __init__(
+        self, limit: int, folder: Path, room: Callable[[int], bool] = lambda _: True
+    ) -> None:
         self._limit = limit
         self._folder = folder
+        self._room = room
+        self._refused = False
+        self._again = float("-inf")
         self._key = SpillKey()
         self._holders: set[Holder] = set()
         self.spilled = 0
@@ -142,7 +156,10 @@ class HoldingBudget:
     async def trim(self) -> None:
         """Spill as far as the limit asks; a full disk leaves the records in memory."""
         memory = self.memory()
-        if memory <= self._limit:
+        if memory > self._limit and time.monotonic() < self._again:
+            return
+        self._refused = memory > self._limit and not self._room(memory - self._limit)
+        if memory <= self._limit or self._refused:
             return
         for holder in sorted(self._holders, key=lambda one: one.held.memory, reverse=True):
             if memory <= self._limit * 3 // 4:
@@ -152,7 +169,27 @@ class HoldingBudget:
                 await asyncio.to_thread(holder.held.spill, self._folder, self._key)
             except OSError as error:
                 log.error("cannot spill held records", folder=str(self._folder), error=str(error))
+                self._refused, self._again = True, time.monotonic() + SPILL_AGAIN
                 return
             freed = before - holder.held.memory
             memory -= freed
             self.spilled += freed
+
+    async def gate(self, _: int) -> bool:
+        """Whether more records may be taken: not while the disk refuses what is over the limit.
+
+        Without it a full disk would fill memory instead. The newest record of each chunk
+        stays in memory in any case: that alone never closes the gate.
+        """
+        await self.trim()
+        return not self._refused
+
+    async def check(self) -> None:
+        """Raise CannotSpill while nothing more is taken."""
+        if self._refused:
+            raise CannotSpill(
+                f"open chunks hold {self.memory()} bytes, over {self._limit}, and {self._folder} "
+                "does not take them: no more records are taken",
+                hint="Free some space there: it goes on by itself. "
+                "Or raise LUCID_PROCESSOR_HOLD_LIMIT",
+            )

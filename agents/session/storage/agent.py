@@ -14,13 +14,14 @@ from agents.platform.catalog import Catalog
 from agents.platform.contract import load_contract
 from agents.platform.dataplane import Fail, Runner
 from agents.platform.deadletters import open_letters
+from agents.platform.diskroom import DiskGuard
 from agents.platform.eventbus import EventBus
-from agents.platform.health import free_disk
 from agents.platform.producer import Producer
 from agents.platform.service import Part, Service, run_service
 from agents.platform.settings import Settings
 from agents.session.storage.keeper import Keeper
 from agents.session.storage.metrics import StorageMetrics
+from agents.session.storage.rounds import make_scrub
 from agents.session.storage.settings import StorageSettings
 from agents.session.storage.worker import Shared, StorageWorker, Trouble
 
@@ -35,7 +36,7 @@ def main() -> int:
 
 @asynccontextmanager
 async def build(service: Service) -> AsyncIterator[Sequence[Part]]:
-    """Storage's one part: its runner over chunks and manifests."""
+    """Storage's parts: its runner over chunks and manifests, and the scrub of what it stored."""
     settings, section = service.settings, service.section
     assert isinstance(section, StorageSettings)
     contract = load_contract(settings)
@@ -53,8 +54,15 @@ async def build(service: Service) -> AsyncIterator[Sequence[Part]]:
         trouble = Trouble()
         service.health.add("catalog", catalog.ping, timeout=6.0)
         service.health.add("store", trouble.check)
-        service.health.add("blobs", free_disk([settings.blobs_dir], least=int(settings.min_free)))
-        with ThreadPoolExecutor(section.threads, thread_name_prefix="store") as pool:
+        guard = DiskGuard(
+            settings.blobs_dir, stop=int(settings.min_free), resume=settings.resume_at,
+            registry=service.metrics.registry,
+        )  # fmt: skip
+        service.health.add("blobs", guard.check)
+        with (
+            ThreadPoolExecutor(section.threads, thread_name_prefix="store") as pool,
+            ThreadPoolExecutor(1, thread_name_prefix="scrub") as scrub_pool,
+        ):
             keeper = Keeper(blobs, catalog, pool, StorageMetrics(service.metrics.registry))
             manifests = contract.topic("session.manifests").full_name
             shared = Shared(keeper, events, letters, manifests, trouble, service.stop)
@@ -72,6 +80,9 @@ async def build(service: Service) -> AsyncIterator[Sequence[Part]]:
                 busy_limit=int(section.busy_limit),
                 fetch_bytes=int(section.fetch_bytes),
                 metrics=service.metrics,
+                gate=guard.gate,
             )
             service.health.add("runner", runner.healthy)
-            yield [runner]
+            registry = service.metrics.registry
+            scrub = make_scrub(settings, section, catalog, events, registry, scrub_pool)
+            yield [runner, scrub]

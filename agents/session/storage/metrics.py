@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 
 class StorageMetrics:
@@ -24,3 +24,23 @@ class StorageMetrics:
         self.put_seconds = Histogram(
             "lucid_storage_put_seconds", "Write, sync and link of one file", registry=registry
         )
+
+
+class ScrubMetrics:
+    """What a scrub counts and shows."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.findings = Counter(
+            "lucid_scrub_findings", "Files found to be wrong, each once", ["verdict"],
+            registry=registry,
+        )  # fmt: skip
+        self.open = Gauge("lucid_scrub_open_findings", "Files that are wrong", registry=registry)
+        self.bytes = Counter("lucid_scrub_read_bytes", "Bytes read to check", registry=registry)
+        self.files = Counter("lucid_scrub_files", "Files looked at", registry=registry)
+        self.round_seconds = Gauge(
+            "lucid_scrub_last_round_seconds", "How long the last round took", registry=registry
+        )
+        self.round_end = Gauge(
+            "lucid_scrub_last_round_end_seconds", "When the last round ended (Unix time)",
+            registry=registry,
+        )  # fmt: skip

@@ -24,3 +24,14 @@ class StorageSettings(Section):
     fetch_bytes: ByteSize = Field(
         ByteSize(18 * 1024**2), description="Bytes fetched from a partition at a time"
     )
+    scrub_rate: ByteSize = Field(
+        ByteSize(8 * 1024**2),
+        description="Bytes a second that the scrub reads of stored files; 0 turns it off",
+    )
+    scrub_pause: float = Field(
+        3600.0, gt=0, le=31_536_000, description="Seconds from one round of the scrub to the next"
+    )
+    scrub_grace: float = Field(
+        300.0, ge=0, le=86_400,
+        description="Seconds that a new file may be without its entry in the catalog",
+    )  # fmt: skip

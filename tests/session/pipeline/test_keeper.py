@@ -28,6 +28,7 @@ from schemas.events import (
     ChunkStored,
     ManifestStored,
     RecordsExpired,
+    ScrubFinding,
     SessionAbandoned,
     SessionClosed,
     SessionEvent,
@@ -442,3 +443,16 @@ async def test_silence_counts_anew_after_a_broker_was_away(
     before = asleep._since
     await asleep.look()
     assert asleep._since > before
+
+
+async def test_a_finding_makes_no_session_of_a_stray_folder(keeper: SessionKeeper) -> None:
+    made = make_session()
+    finding = event(made, ScrubFinding(
+        session=made.manifest.session, name="00000000.chunk", index=0, verdict="CatalogMissing",
+        expected="an entry", found="none",
+    ))  # fmt: skip
+    await keeper.handle(finding)
+    assert await keeper.catalog.get("sessions", made.manifest.session) is None
+    await keeper.handle(opened(made))
+    await keeper.handle(finding)
+    assert (await keeper.load(made.manifest.session)).damaged == ["00000000.chunk"]

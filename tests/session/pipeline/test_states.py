@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents.session.pipeline.states import (
+    MAX_DAMAGED,
     MAX_LOSSES,
     SessionState,
     apply,
@@ -22,6 +23,8 @@ from schemas.events import (
     ChunkStored,
     ManifestStored,
     RecordsExpired,
+    ScrubFinding,
+    ScrubResolved,
     SessionAbandoned,
     SessionClosed,
     SessionEvent,
@@ -223,3 +226,29 @@ def test_a_recount_takes_the_catalogs_word() -> None:
     assert (state.next_index, state.ahead, state.last_index, state.stored_bytes) == (2, [3], 3, 18)
     assert state.manifest_hash is None
     assert recounted(state, [], LEAF).manifest_hash == LEAF
+
+
+def damage(name: str, verdict: str = "MissingFile") -> SessionEvent:
+    return event(
+        ScrubFinding.model_validate(
+            {"session": ID, "name": name, "index": None, "verdict": verdict,
+             "expected": "a", "found": "b"}
+        )
+    )  # fmt: skip
+
+
+def mended(name: str) -> SessionEvent:
+    return event(ScrubResolved(session=ID, name=name, index=None, verdict="MissingFile"))
+
+
+def test_damaged_files_are_named_once_and_until_they_are_mended() -> None:
+    state = SessionState(session=ID, state="completed", root=LEAF)
+    for data in (damage("b"), damage("a"), damage("b"), damage("a", "SizeMismatch"), mended("c")):
+        state = apply(state, data, NOW)
+    assert (state.damaged, state.state) == (["a", "b"], "completed")
+    for data in (mended("b"), mended("b")):
+        state = apply(state, data, NOW)
+    assert state.damaged == ["a"]
+    for number in range(MAX_DAMAGED + 5):
+        state = apply(state, damage(f"{number:08d}.chunk"), NOW)
+    assert len(state.damaged) == MAX_DAMAGED
