@@ -25,10 +25,44 @@ from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError
 
 from agents.platform.retry import CatalogUnreachable
 from agents.platform.settings import Settings
+from schemas.chunks import ChunkHeader
+from schemas.manifests import manifest_hash
 
 Document = dict[str, Any]
 ANSWER_MS = 5000
 _DUPLICATE = 11000
+
+
+def chunk_document(header: ChunkHeader, leaf: bytes, size: int) -> Document:
+    """The catalog's entry of a chunk: public fields of its header, leaf in hex."""
+    return {
+        "_id": f"{header.session}:{header.index}",
+        "session": str(header.session),
+        "index": header.index,
+        "leaf": leaf.hex(),
+        "size": size,
+        "records": header.records,
+        "missing": header.missing,
+        "first_seq": header.first_seq,
+        "next_seq": header.next_seq,
+        "first_time": header.first_time,
+        "last_time": header.last_time,
+        "raw_size": header.raw_size,
+        "last": header.last,
+        "level": header.level,
+        "window_log": header.window_log,
+        "compressor_version": header.compressor_version,
+    }
+
+
+def manifest_document(session: str, manifest: bytes, checkpoint: str) -> Document:
+    """The catalog's entry of a manifest (canonical JSON) and its signed note."""
+    return {
+        "_id": session,
+        "hash": manifest_hash(manifest).hex(),
+        "manifest": manifest.decode(),
+        "checkpoint": checkpoint,
+    }
 
 
 @contextmanager

@@ -10,21 +10,23 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import structlog
 from aiokafka import ConsumerRecord, TopicPartition
 
 from agents.platform.dataplane import Fail, OffsetTracker, Tasks
+from agents.platform.deadletters import Refusable
 from agents.platform.retry import Deadline
 from agents.session.processor.chunker import Cut, NoOpenRecord
 from agents.session.processor.holding import HoldingBudget
 from agents.session.processor.metrics import ProcessorMetrics
-from agents.session.processor.outlet import Outlet
 from agents.session.processor.sealer import open_session
 from agents.session.processor.session import Session
+from schemas.chunks import Chunk
 from schemas.errors import LucidError
 from schemas.frames import FrameRecord, Kind, from_kafka
+from schemas.manifests import Manifest
 from schemas.progress import SessionProgress
 
 log = structlog.get_logger(__name__)
@@ -32,11 +34,23 @@ log = structlog.get_logger(__name__)
 Record: TypeAlias = "ConsumerRecord[bytes, bytes]"
 
 
+class Results(Protocol):
+    """Where a worker's results go: to the topics (outlet.py), or beside what is stored
+    (comparing.py). Each call returns once its result is safe there."""
+
+    async def read_progress(self, partition: int) -> list[SessionProgress]: ...
+    async def publish_chunk(self, progress: SessionProgress, chunk: Chunk) -> None: ...
+    async def publish_manifest(self, progress: SessionProgress, manifest: Manifest) -> None: ...
+    async def publish_progress(self, progress: SessionProgress) -> None: ...
+    async def forget(self, progress: SessionProgress) -> None: ...
+    async def refuse(self, raw: Refusable, error: LucidError) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Shared:
     """What all partitions of one processor share. identities are age secret keys."""
 
-    outlet: Outlet
+    outlet: Results
     identities: Sequence[str]
     pool: ThreadPoolExecutor
     holding: HoldingBudget
@@ -142,6 +156,10 @@ class FramesWorker:
 
     def busy(self) -> int:
         return self._tasks.busy
+
+    async def one(self) -> None:
+        """Wait until something that is in flight is finished."""
+        await self._tasks.one()
 
     async def committed(self, offset: int) -> None:
         """Drop the sessions that ended before `offset`: nothing of them is read again."""
