@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from schemas.events import CONTENT_TYPE, EVENT_TYPES
+from schemas.envelope import CONTENT_TYPE, Event
 from schemas.topics import Contract, Topic
 
 PAGES = {
@@ -79,8 +79,8 @@ def _operations(topic: Topic) -> dict[str, Any]:
 
 def _messages(topic: Topic) -> dict[str, Any]:
     model = topic.model()
-    if model.__name__ == "SessionEvent":
-        return {name: _json_message(name, data, CONTENT_TYPE) for name, data in EVENT_TYPES.items()}
+    if issubclass(model, Event):
+        return {name: _json_message(name, data, CONTENT_TYPE) for name, data in model.types.items()}
     if issubclass(model, BaseModel):
         return {model.__name__: _json_message(model.__name__, model, CONTENT_TYPE)}
     return {

@@ -1,37 +1,22 @@
 """Lifecycle events of sessions: CloudEvents 1.0 in Kafka binary mode on `session.events`.
 
-The key is the session id (a command that names no session: its host), `ce_subject` the
-same; the value is the data's canonical JSON. Types and their data stand in EVENT_TYPES.
-
-FormatError
-└── InvalidEvent      not a CloudEvent, an unknown type, or data that its type forbids
+The subject and key is the session id (a command that names no session: its host). Types
+and their data stand in EVENT_TYPES, the envelope in schemas/envelope.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Any
-from uuid import uuid4
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
 
-from cloudevents.core.bindings.kafka import KafkaMessage, from_binary, to_binary
-from cloudevents.core.formats.base import Format
-from cloudevents.core.v1.event import CloudEvent
 from pydantic import Field
 
-from schemas.canonical import Strict, decode, encode
+from schemas.canonical import Strict
 from schemas.commands import Action
 from schemas.controls import Reason, Text
-from schemas.errors import FormatError
+from schemas.envelope import Event
 from schemas.manifests import Count, Hex32
-
-CONTENT_TYPE = "application/json"
-MAX_EVENT = 256 * 1024
-
-
-class InvalidEvent(FormatError):
-    """A record of an event topic that is not one of Lucid's events."""
 
 
 class SessionOpened(Strict):
@@ -171,92 +156,20 @@ EVENT_TYPES: dict[str, type[Strict]] = {
     "lucid.command.done.v1": CommandDone,
     "lucid.command.refused.v1": CommandRefused,
 }
-_TYPE_OF = {model: name for name, model in EVENT_TYPES.items()}
 
 
 @dataclass(frozen=True, slots=True)
-class SessionEvent:
-    """An event: its data and its envelope.
+class SessionEvent(Event):
+    """An event of `session.events`.
 
-    source: the service and host, such as `lucid/recorder/host1`. correlation: the id of
-    the command or event that this one answers.
+    correlation: the id of the command or event that this one answers.
     """
 
-    data: Strict
-    source: str
-    subject: str
-    id: str = field(default_factory=lambda: str(uuid4()))
-    time: datetime = field(default_factory=lambda: datetime.now(UTC))
+    types: ClassVar[Mapping[str, type[Strict]]] = EVENT_TYPES
+    extensions: ClassVar[Mapping[str, str]] = {"correlationid": "correlation"}
+
     correlation: str = ""
 
-    @property
-    def type(self) -> str:
-        return _TYPE_OF[type(self.data)]
 
-
-class _Canonical(Format):
-    """Data as our own canonical bytes; the envelope is the library's."""
-
-    def write(self, event: Any) -> bytes:
-        raise NotImplementedError
-
-    def read(self, event_factory: Any, data: str | bytes) -> Any:
-        raise NotImplementedError
-
-    def write_data(self, data: Any, datacontenttype: str | None) -> bytes:
-        return bytes(data)
-
-    def read_data(self, body: bytes, datacontenttype: str | None) -> bytes:
-        return bytes(body)
-
-    def get_content_type(self) -> str:
-        return CONTENT_TYPE
-
-
-def event_to_kafka(event: SessionEvent) -> tuple[bytes, list[tuple[str, bytes]], bytes]:
-    """Key, headers and value of the Kafka record."""
-    attributes: dict[str, Any] = {
-        "specversion": "1.0",
-        "id": event.id,
-        "source": event.source,
-        "type": event.type,
-        "subject": event.subject,
-        "time": event.time,
-        "datacontenttype": CONTENT_TYPE,
-    }
-    if event.correlation:
-        attributes["correlationid"] = event.correlation
-    message = to_binary(CloudEvent(attributes, encode(event.data)), _Canonical())
-    return event.subject.encode(), list(message.headers.items()), message.value
-
-
-def event_from_kafka(
-    key: bytes | None, headers: Sequence[tuple[str, bytes | None]], value: bytes | None
-) -> SessionEvent:
-    """Read an event; raises InvalidEvent or another FormatError, whatever the bytes are."""
-    fields = {name: text for name, text in headers if text is not None}
-    if value is None or len(value) > MAX_EVENT or len(fields) != len(headers):
-        raise InvalidEvent("an event has no value, is over 256 KiB, or repeats a header")
-    try:
-        message = KafkaMessage(headers=fields, key=None, value=value)
-        event = from_binary(message, _Canonical())
-    except Exception as error:
-        # The binding raises its own errors, dateutil's and UnicodeDecodeError alike.
-        raise InvalidEvent(f"a record is not a CloudEvent: {error}") from error
-    attributes = event.get_attributes()
-    model = EVENT_TYPES.get(attributes["type"])
-    subject, time = attributes.get("subject"), attributes.get("time")
-    if model is None:
-        raise InvalidEvent(f"an event has type {attributes['type']!r}, which is not known here")
-    if not subject or key != subject.encode() or time is None or time.tzinfo is None:
-        raise InvalidEvent(f"event {attributes['id']} has no time, or its key is not its subject")
-    if attributes.get("datacontenttype") != CONTENT_TYPE:
-        raise InvalidEvent(f"event {attributes['id']} holds data that is not {CONTENT_TYPE}")
-    return SessionEvent(
-        data=decode(model, value),
-        source=attributes["source"],
-        subject=subject,
-        id=attributes["id"],
-        time=time,
-        correlation=attributes.get("correlationid", ""),
-    )
+event_to_kafka = SessionEvent.to_kafka
+event_from_kafka = SessionEvent.from_kafka

@@ -9,6 +9,7 @@ import pytest
 
 from schemas import chunks, deadletters
 from schemas.anchors import Anchor
+from schemas.audit import AUDIT_TYPES
 from schemas.canonical import Strict
 from schemas.chunks import HEADER_SIZE, MAX_CIPHERTEXT, MAX_RAW, Sealing
 from schemas.commands import RecorderCommand
@@ -101,6 +102,13 @@ def test_every_event_type_is_described_with_its_members() -> None:
     for name, model in EVENT_TYPES.items():
         described = set(re.findall(r"`([a-z_]+)`", table[name][3])) | {"session"}
         assert described == model.model_fields.keys(), name
+
+
+def test_every_audit_type_is_described_with_its_members() -> None:
+    table = {row[0].strip("`"): row for row in rows(section("audit.md", "Types"))}
+    assert table.keys() == AUDIT_TYPES.keys()
+    for name, model in AUDIT_TYPES.items():
+        assert set(re.findall(r"`([a-z_]+)`", table[name][2])) == model.model_fields.keys(), name
 
 
 def test_every_header_of_a_dead_letter_is_described_in_its_order() -> None:

@@ -1,0 +1,127 @@
+"""CloudEvents 1.0 in Kafka binary mode: the envelope that all event topics share.
+
+The key is the event's subject, attributes are headers (`ce_…`), the value is the data's
+canonical JSON. A topic has a subclass of Event that names its types and its extensions.
+
+FormatError
+└── InvalidEvent      not a CloudEvent, an unknown type, or data that its type forbids
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, ClassVar, Self
+from uuid import uuid4
+
+from cloudevents.core.bindings.kafka import KafkaMessage, from_binary, to_binary
+from cloudevents.core.formats.base import Format
+from cloudevents.core.v1.event import CloudEvent
+
+from schemas.canonical import Strict, decode, encode
+from schemas.errors import FormatError
+
+CONTENT_TYPE = "application/json"
+MAX_EVENT = 256 * 1024
+
+
+class InvalidEvent(FormatError):
+    """A record of an event topic that is not one of Lucid's events."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An event: its data and its envelope.
+
+    source: the service and host, such as `lucid/recorder/host1`. types: the model of each
+    type of the topic. extensions: CloudEvents attributes beyond the standard's, and the
+    fields that hold them; an empty field is not written.
+    """
+
+    types: ClassVar[Mapping[str, type[Strict]]] = {}
+    extensions: ClassVar[Mapping[str, str]] = {}
+
+    data: Strict
+    source: str
+    subject: str
+    id: str = field(default_factory=lambda: str(uuid4()), kw_only=True)
+    time: datetime = field(default_factory=lambda: datetime.now(UTC), kw_only=True)
+
+    @property
+    def type(self) -> str:
+        """The name of the data's type; raises InvalidEvent when the topic has none for it."""
+        for name, model in self.types.items():
+            if model is type(self.data):
+                return name
+        raise InvalidEvent(f"{type(self).__name__} has no type for {type(self.data).__name__}")
+
+    def to_kafka(self) -> tuple[bytes, list[tuple[str, bytes]], bytes]:
+        """Key, headers and value of the Kafka record."""
+        attributes: dict[str, Any] = {
+            "specversion": "1.0",
+            "id": self.id,
+            "source": self.source,
+            "type": self.type,
+            "subject": self.subject,
+            "time": self.time,
+            "datacontenttype": CONTENT_TYPE,
+        }
+        for name, place in self.extensions.items():
+            if text := getattr(self, place):
+                attributes[name] = text
+        message = to_binary(CloudEvent(attributes, encode(self.data)), _Canonical())
+        return self.subject.encode(), list(message.headers.items()), message.value
+
+    @classmethod
+    def from_kafka(
+        cls, key: bytes | None, headers: Sequence[tuple[str, bytes | None]], value: bytes | None
+    ) -> Self:
+        """Read an event; raises InvalidEvent or another FormatError, whatever the bytes are."""
+        fields = {name: text for name, text in headers if text is not None}
+        if value is None or len(value) > MAX_EVENT or len(fields) != len(headers):
+            raise InvalidEvent("an event has no value, is over 256 KiB, or repeats a header")
+        try:
+            message = KafkaMessage(headers=fields, key=None, value=value)
+            event = from_binary(message, _Canonical())
+        except Exception as error:
+            # The binding raises its own errors, dateutil's and UnicodeDecodeError alike.
+            raise InvalidEvent(f"a record is not a CloudEvent: {error}") from error
+        attributes = event.get_attributes()
+        model = cls.types.get(attributes["type"])
+        subject, time = attributes.get("subject"), attributes.get("time")
+        if model is None:
+            raise InvalidEvent(f"an event has type {attributes['type']!r}, which is not known here")
+        if not subject or key != subject.encode() or time is None or time.tzinfo is None:
+            raise InvalidEvent(
+                f"event {attributes['id']} has no time, or its key is not its subject"
+            )
+        if attributes.get("datacontenttype") != CONTENT_TYPE:
+            raise InvalidEvent(f"event {attributes['id']} holds data that is not {CONTENT_TYPE}")
+        return cls(
+            data=decode(model, value),
+            source=attributes["source"],
+            subject=subject,
+            id=attributes["id"],
+            time=time,
+            **{place: attributes.get(name, "") for name, place in cls.extensions.items()},
+        )
+
+
+class _Canonical(Format):
+    """Data as our own canonical bytes; the envelope is the library's."""
+
+    def write(self, event: Any) -> bytes:
+        raise NotImplementedError
+
+    def read(self, event_factory: Any, data: str | bytes) -> Any:
+        raise NotImplementedError
+
+    def write_data(self, data: Any, datacontenttype: str | None) -> bytes:
+        return bytes(data)
+
+    def read_data(self, body: bytes, datacontenttype: str | None) -> bytes:
+        return bytes(body)
+
+    def get_content_type(self) -> str:
+        return CONTENT_TYPE
