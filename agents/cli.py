@@ -10,6 +10,7 @@ from agents.auditor import commands as auditor
 from agents.platform import key_commands, topic_commands
 from agents.platform.stack import commands as stack
 from agents.run import run
+from agents.session.processor import commands as processor
 from agents.session.recorder import commands as recorder
 from schemas.errors import LucidError
 
@@ -30,6 +31,7 @@ app.command("run")(run)
 app.command("verify")(auditor.verify)
 app.command("bundle")(auditor.bundle)
 app.command("export")(auditor.export)
+app.command("replay")(processor.replay)
 
 
 def main() -> int:

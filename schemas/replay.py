@@ -172,7 +172,9 @@ def find_binding(
     signs no checkpoint. Raises Contradiction.
     """
     written = [note for note in notes if note is not None]
-    signed = {note: found for note in written if (found := _signed(note, trusted, recorder))}
+    signed = {
+        note: found for note in written if (found := signed_checkpoint(note, trusted, recorder))
+    }
     if written and not signed:
         raise Contradiction(
             f"the checkpoint of session {session} is signed by no processor that is trusted",
@@ -187,7 +189,8 @@ def find_binding(
     return _only(session, unsigned) if unsigned else None
 
 
-def _signed(note: str, trusted: Sequence[Verifier], recorder: str) -> Checkpoint | None:
+def signed_checkpoint(note: str, trusted: Sequence[Verifier], recorder: str) -> Checkpoint | None:
+    """What a note says if one of the trusted keys, not the recorder's, signed it."""
     for verifier in trusted:
         if str(verifier) == recorder:
             continue

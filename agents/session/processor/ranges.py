@@ -10,10 +10,10 @@ ReplayProblem
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TypeAlias
 from uuid import UUID
 
@@ -29,9 +29,8 @@ from agents.platform.settings import Settings
 from agents.session.processor.sealer import open_session, session_key
 from schemas.chunks import HEADER_SIZE, read_header
 from schemas.controls import Open
-from schemas.datakey import NoIdentity
 from schemas.errors import FormatError, LucidError
-from schemas.frames import FrameRecord, Kind, from_kafka
+from schemas.frames import from_kafka
 from schemas.manifests import read_manifest
 
 Record: TypeAlias = "ConsumerRecord[bytes, bytes]"
@@ -82,7 +81,10 @@ class Stretch:
 class Log:
     """The partitions of `session.frames`, read from any offset, without a group."""
 
-    def __init__(self, consumer: AIOKafkaConsumer, topic: str, partitions: int) -> None:
+    def __init__(
+        self, settings: Settings, consumer: AIOKafkaConsumer, topic: str, partitions: int
+    ) -> None:
+        self._settings = settings
         self.consumer = consumer
         self.places = [TopicPartition(topic, number) for number in range(partitions)]
         self.bounds: dict[int, tuple[int, int]] = {}
@@ -102,14 +104,19 @@ class Log:
             for one in self.places
         }
 
-    async def records(self, starts: Mapping[int, int]) -> AsyncIterator[Record]:
-        """Records from the given offsets to the ends that `look` found."""
+    async def records(self, starts: Mapping[int, int]) -> AsyncGenerator[Record, None]:
+        """Records from the given offsets to the ends that `look` found.
+
+        Raises BrokerUnreachable when none comes for 15 s.
+        """
         live = {self.places[p] for p, start in starts.items() if start < self.bounds[p][1]}
         self.consumer.assign(sorted(live))
         for place in live:
             self.consumer.seek(place, starts[place.partition])
         deadline = Deadline(ANSWER_SECONDS)
-        while live and not deadline.expired:
+        while live:
+            if deadline.expired:
+                raise unreachable(self._settings, f"no answer for {ANSWER_SECONDS:g} s")
             batches = await self.consumer.getmany(timeout_ms=POLL_MS)
             for records in batches.values():
                 deadline = Deadline(ANSWER_SECONDS)
@@ -122,7 +129,7 @@ class Log:
 
     async def find_open(self, session: UUID) -> Record | None:
         """The session's `open` record, looked for from about when its id was made."""
-        made = datetime.fromtimestamp(max(0, (session.int >> 80) - CLOCK_MARGIN_MS) / 1000)
+        made = datetime.fromtimestamp(max(0, (session.int >> 80) - CLOCK_MARGIN_MS) / 1000, UTC)
         async with contextlib.aclosing(self.records(await self.at_time(made))) as found:
             async for raw in found:
                 if is_open(raw) and raw.key == str(session).encode():
@@ -152,7 +159,7 @@ async def open_log(settings: Settings, contract: Contract, fetch_bytes: int) -> 
     with _typed(settings):
         await consumer.start()
     try:
-        log = Log(consumer, topic, state.partitions)
+        log = Log(settings, consumer, topic, state.partitions)
         with _typed(settings):
             await log.look()
             yield log
@@ -221,10 +228,7 @@ def _is_open_of(raw: Record, session: UUID) -> bool:
 async def _check_key(
     blobs: Blobs, catalog: Catalog, opened: Open, identities: Sequence[str]
 ) -> None:
-    try:
-        key = session_key(opened, identities)
-    except NoIdentity as error:
-        raise no_identity(opened) from error
+    key = session_key(opened, identities)
     found = set()
     async for commitment in _commitments(blobs, catalog, opened.session):
         if commitment == key.commitment:
@@ -238,21 +242,14 @@ async def _check_key(
         )
 
 
-def no_identity(opened: Open) -> NoIdentity:
-    """The error that names whom a session's key was wrapped for."""
-    return NoIdentity(
-        f"no identity given opens session {opened.session}; its key is wrapped for "
-        + ", ".join(opened.recipients),
-        hint="Name the file of one of them with --identity",
-    )
-
-
 async def _commitments(blobs: Blobs, catalog: Catalog, session: str) -> AsyncIterator[bytes]:
     """What stored chunks and manifests say of their key; what cannot be read says nothing."""
     for index in blobs.chunk_indexes(session):
-        with contextlib.suppress(OSError, FormatError):
-            with blobs.path(session, chunk_name(index)).open("rb") as file:
-                yield read_header(file.read(HEADER_SIZE)).key_commitment
+        with (
+            contextlib.suppress(OSError, FormatError),
+            blobs.path(session, chunk_name(index)).open("rb") as file,
+        ):
+            yield read_header(file.read(HEADER_SIZE)).key_commitment
     entry = await catalog.get("manifests", session) or {}
     for data in (blobs.find(session, MANIFEST), str(entry.get("manifest", "")).encode()):
         with contextlib.suppress(FormatError):
@@ -325,11 +322,3 @@ async def _nothing_gone(
             + ", ".join(gone[:SHOWN]) + more,
             hint="Choose a later time, or single sessions with --session",
         )  # fmt: skip
-
-
-def read_open(raw: Record) -> FrameRecord | None:
-    """The record if it can be read and is an `open`."""
-    with contextlib.suppress(FormatError):
-        record = from_kafka(raw.key, raw.headers, raw.value)
-        return record if record.kind is Kind.OPEN else None
-    return None
