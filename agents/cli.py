@@ -7,7 +7,7 @@ import sys
 import typer
 
 from agents.auditor import commands as auditor
-from agents.platform import key_commands, topic_commands
+from agents.platform import key_commands, projection_commands, topic_commands
 from agents.platform.stack import commands as stack
 from agents.run import run
 from agents.session.processor import commands as processor
@@ -26,6 +26,7 @@ app.add_typer(topic_commands.app, name="topics", help="Compare a broker with top
 app.add_typer(key_commands.app, name="keys", help="Make and show identities")
 app.add_typer(recorder.app, name="recorder", help="Tell recorders what to do")
 app.add_typer(auditor.sessions_app, name="sessions", help="List and show recorded sessions")
+app.add_typer(projection_commands.app, name="projections", help="Rebuild views from their events")
 app.command("record")(recorder.record)
 app.command("run")(run)
 app.command("verify")(auditor.verify)

@@ -14,10 +14,11 @@ from agents.platform.deadletters import DeadLetters
 from agents.platform.eventbus import EventBus
 from agents.platform.keys import load_trusted
 from agents.platform.producer import Producer
+from agents.platform.projections import wall_clock
 from agents.platform.retry import Transient, wait_stopped
 from agents.platform.service import Part, Service, StopSignal, run_service
 from agents.platform.settings import Settings
-from agents.session.pipeline.keeper import SessionKeeper, Topics, wall_clock
+from agents.session.pipeline.keeper import SessionKeeper, Topics
 from agents.session.pipeline.settings import PipelineSettings
 from schemas.events import CommandDone, CommandRefused, SessionEvent, event_from_kafka
 
@@ -94,7 +95,7 @@ async def build(service: Service) -> AsyncIterator[Sequence[Part]]:
         async def handle(event: SessionEvent, record: Record) -> None:
             watch.heard(event)
             if not isinstance(event.data, CommandDone | CommandRefused):
-                await keeper.handle(event)
+                await keeper.handle(event, (record.partition, record.offset))
 
         control = ControlPlane(settings, NAME, letters=letters, metrics=service.metrics)
         control.consume(contract.topic("session.events").full_name, parse, handle)

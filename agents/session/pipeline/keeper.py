@@ -1,12 +1,12 @@
 """Sessions in the catalog: events applied, settled when everything is there, given up when silent.
 
-Each write is a compare-and-set on the document's version, so that two pipelines, or an
-event that comes twice, never lose a change.
+Each write is a compare-and-set on the document's version, so that two pipelines never lose a
+change; a document knows the last event it has, so that none is applied twice. A rebuild of
+the view may change its place at any time (agents/platform/projections.py).
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -15,9 +15,18 @@ import structlog
 from agents.platform.catalog import Catalog, Document
 from agents.platform.eventbus import EventBus
 from agents.platform.producer import Producer
+from agents.platform.projections import View, wall_clock
 from agents.platform.retry import Transient
 from agents.session.pipeline.reconciliation import StoredChunk, reconcile
-from agents.session.pipeline.states import FINAL, LIVE, SessionState, apply
+from agents.session.pipeline.states import (
+    FINAL,
+    LIVE,
+    SessionState,
+    apply,
+    concluded,
+    read_state,
+    state_document,
+)
 from schemas.anchors import anchor_of
 from schemas.canonical import encode
 from schemas.controls import Abandon
@@ -43,11 +52,6 @@ class NotYet(Transient):
     """The catalog does not show yet what an event spoke of, or another pipeline was faster."""
 
 
-def wall_clock() -> int:
-    """Microseconds since 1970."""
-    return time.time_ns() // 1000
-
-
 @dataclass(frozen=True, slots=True)
 class Topics:
     """Full names of the topics that a pipeline writes to."""
@@ -71,31 +75,48 @@ class SessionKeeper:
     trusted: Sequence[Verifier] = ()
     clock: Callable[[], int] = wall_clock
 
-    async def handle(self, event: SessionEvent) -> SessionState:
-        """Apply an event to its session; settles the session once nothing is outstanding."""
-        data = event.data
-        if isinstance(data, SessionCompleted | SessionIncomplete):
-            return await self.load(event.subject)
-        before = await self.load(event.subject)
-        after = apply(before, event, self.clock())
+    async def handle(
+        self, event: SessionEvent, place: tuple[int, int] | None = None
+    ) -> SessionState:
+        """Apply an event to its session; settles the session once nothing is outstanding.
+
+        place: its partition and offset, by which it is known when it comes again.
+        """
+        view = View(self.catalog, SESSIONS, self.clock)
+        alias = await view.open()
+        state = await self._apply(event, place, alias.collection)
+        await view.check(alias)
+        return state
+
+    async def _apply(
+        self, event: SessionEvent, place: tuple[int, int] | None, collection: str
+    ) -> SessionState:
+        before = await self.load(event.subject, collection)
+        if isinstance(event.data, SessionCompleted | SessionIncomplete):
+            return before
+        after = before
+        if place is None or not before.has(*place):
+            after = apply(before, event, self.clock())
+        if place is not None and after != before:
+            after = after.at(*place)
+        # A rebuilt view may have the event already, and nobody has settled the session yet.
         if after.ready and after.state not in FINAL:
-            return await self._settle(after)
+            return await self._settle(after, collection)
         if after != before:
-            await self._write(after)
+            return await self._write(after, collection)
         return after
 
-    async def load(self, session: str) -> SessionState:
+    async def load(self, session: str, collection: str = SESSIONS) -> SessionState:
         """The state of a session; a new one when the catalog has none."""
-        return _state(await self.catalog.get(SESSIONS, session) or {"_id": session})
+        return read_state(await self.catalog.get(collection, session) or {"_id": session})
 
-    async def _write(self, state: SessionState) -> SessionState:
+    async def _write(self, state: SessionState, collection: str = SESSIONS) -> SessionState:
         state = state.model_copy(update={"version": state.version + 1})
-        document = {"_id": state.session, **state.model_dump(mode="json")}
-        if not await self.catalog.put_version(SESSIONS, document):
+        if not await self.catalog.put_version(collection, state_document(state)):
             raise NotYet(f"session {state.session} was changed by another pipeline", retry_after=0)
         return state
 
-    async def _settle(self, state: SessionState) -> SessionState:
+    async def _settle(self, state: SessionState, collection: str) -> SessionState:
         """Count everything; the results are sent before the document says that they were."""
         entry = await self.catalog.get("manifests", state.session)
         if entry is None:
@@ -108,28 +129,22 @@ class SessionKeeper:
             state, manifest, entry["manifest"].encode(), entry["checkpoint"], chunks, self.trusted
         )
         size = sum(chunk.size for chunk in chunks)
-        await self._announce(state.session, manifest, found, len(chunks), size)
+        event = await self._announce(state.session, manifest, found, len(chunks), size)
         log.info("session settled", session=state.session, complete=not found, chunks=len(chunks))
-        changes: dict[str, object] = {
-            "state": "incomplete" if found else "completed",
-            "shortcomings": found[:MAX_SHORTCOMINGS],
-            "root": manifest.root,
-            "records": manifest.next_seq,
-            "stored_bytes": size,
-            "settled_at": self.clock(),
-        }
-        return await self._write(state.model_copy(update=changes))
+        at = round(event.time.timestamp() * 1_000_000)
+        shortcomings = found[:MAX_SHORTCOMINGS]
+        done = concluded(state, shortcomings, manifest.root, manifest.next_seq, size, at)
+        return await self._write(done, collection)
 
     async def _announce(
         self, session: str, manifest: Manifest, found: list[str], chunks: int, size: int
-    ) -> None:
+    ) -> SessionEvent:
         if found:
-            event = SessionIncomplete(session=session, shortcomings=found[:MAX_SHORTCOMINGS])
-            await self.events.emit(event, session)
-            return
+            incomplete = SessionIncomplete(session=session, shortcomings=found[:MAX_SHORTCOMINGS])
+            return await self.events.emit(incomplete, session)
         anchor = encode(anchor_of(manifest))
         await self.producer.send(self.topics.anchors, anchor, key=session.encode())
-        await self.events.emit(
+        return await self.events.emit(
             SessionCompleted(
                 session=session, chunks=chunks, records=manifest.next_seq,
                 stored_bytes=size, root=manifest.root,
@@ -149,7 +164,7 @@ class SessionKeeper:
         ended = []
         open_states = [*sorted(LIVE), "processing"]
         for document in await self.catalog.find(SESSIONS, {"state": {"$in": open_states}}):
-            state = _state(document)
+            state = read_state(document)
             patience = silent_us if state.state in LIVE else PATIENCE * silent_us
             silence = self.clock() - max(state.last_sign, state.ended_at or 0, since)
             waiting = state.manifest_hash is None and not state.abandoned
@@ -182,11 +197,6 @@ class SessionKeeper:
             session=state.session, partition=placed.partition, offset=placed.offset, reason=reason
         )
         await self.events.emit(event, state.session)
-
-
-def _state(document: Document) -> SessionState:
-    fields = {name: value for name, value in document.items() if name != "_id"}
-    return SessionState.model_validate({"session": document["_id"], **fields})
 
 
 def _stored(document: Document) -> StoredChunk:

@@ -9,7 +9,8 @@ nothing.
 
 from __future__ import annotations
 
-from typing import Literal, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -40,7 +41,8 @@ class SessionState(BaseModel):
     next_seq, raw_bytes: the recorder's own count. last_sign: wall time in microseconds at
     which something of the recorder was last seen. ended_at: event time of the end's event.
     next_index: chunks 0 to next_index - 1 are stored; ahead: stored beyond that.
-    version: counts the writes of this document.
+    version: counts the writes of this document. positions: the offset of the last event that
+    changed it, for each partition of the events' topic; what is not behind it was applied.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -65,6 +67,15 @@ class SessionState(BaseModel):
     records: int | None = None
     settled_at: int | None = None
     version: int = 0
+    positions: dict[str, int] = {}
+
+    def has(self, partition: int, offset: int) -> bool:
+        """Whether the event at that place is in here already."""
+        return offset <= self.positions.get(str(partition), -1)
+
+    def at(self, partition: int, offset: int) -> SessionState:
+        """This state, marked as the one after the event at that place."""
+        return _with(self, positions={**self.positions, str(partition): offset})
 
     @property
     def ready(self) -> bool:
@@ -74,6 +85,30 @@ class SessionState(BaseModel):
             and self.last_index is not None
             and self.next_index == self.last_index + 1
         )
+
+
+def read_state(document: Mapping[str, Any]) -> SessionState:
+    """The state of a catalog document."""
+    fields = {name: value for name, value in document.items() if name != "_id"}
+    return SessionState.model_validate({"session": document["_id"], **fields})
+
+
+def state_document(state: SessionState) -> dict[str, Any]:
+    """The catalog document of a state."""
+    return {"_id": state.session, **state.model_dump(mode="json")}
+
+
+def concluded(
+    state: SessionState, shortcomings: Sequence[str], root: str | None, records: int | None,
+    stored_bytes: int, at: int,
+) -> SessionState:  # fmt: skip
+    """The state of a session once everything was counted; at: wall time in microseconds."""
+    return _with(
+        state,
+        state="incomplete" if shortcomings else "completed",
+        shortcomings=list(shortcomings), root=root, records=records, stored_bytes=stored_bytes,
+        settled_at=at,
+    )  # fmt: skip
 
 
 Data = TypeVar("Data", bound=Strict)

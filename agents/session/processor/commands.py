@@ -30,16 +30,16 @@ from agents.platform.eventbus import EventBus
 from agents.platform.keys import KeyProblem, load_identities, load_signer, load_trusted
 from agents.platform.output import AsJson, errors, print_json, print_wide
 from agents.platform.producer import Producer
+from agents.platform.reader import TopicReader, open_reader
 from agents.platform.settings import Settings
 from agents.session.processor.comparing import Comparing, SessionResult
 from agents.session.processor.holding import HoldingBudget
 from agents.session.processor.metrics import ProcessorMetrics
 from agents.session.processor.ranges import (
+    FRAMES,
     BadRange,
-    Log,
     Stretch,
     offset_stretch,
-    open_log,
     session_stretch,
     time_stretches,
 )
@@ -171,7 +171,7 @@ async def run_replay(
     out = Blobs(_folder(settings, order))
     async with (
         Catalog(settings) as catalog,
-        open_log(settings, contract, int(section.fetch_bytes)) as log,
+        open_reader(settings, contract, FRAMES, int(section.fetch_bytes)) as log,
         _writing(settings, contract) as (events, audit),
     ):
         stretches = await _stretches(log, catalog, store, order, identities)
@@ -230,7 +230,7 @@ async def _writing(settings: Settings, contract: Contract) -> AsyncIterator[tupl
 
 
 async def _stretches(
-    log: Log, catalog: Catalog, store: Blobs, order: Order, identities: list[str]
+    log: TopicReader, catalog: Catalog, store: Blobs, order: Order, identities: list[str]
 ) -> list[Stretch]:
     if order.session is not None:
         return [await session_stretch(log, catalog, store, order.session, identities)]

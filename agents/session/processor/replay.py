@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from aiokafka import TopicPartition
-from aiokafka.errors import OffsetOutOfRangeError
 
+from agents.platform.reader import POLL_MS, Record, TopicReader
 from agents.session.processor.comparing import Comparing
-from agents.session.processor.ranges import POLL_MS, ExpiredRange, Log, Record, Stretch, is_open
+from agents.session.processor.ranges import Stretch, is_open
 from agents.session.processor.worker import FramesWorker, Shared
 
 Step = Callable[[int, int], None]
@@ -49,7 +49,7 @@ class Replay:
     """
 
     def __init__(
-        self, log: Log, comparing: Comparing, shared: Shared, busy_limit: int,
+        self, log: TopicReader, comparing: Comparing, shared: Shared, busy_limit: int,
         only: UUID | None = None,
     ) -> None:  # fmt: skip
         self._log = log
@@ -62,7 +62,7 @@ class Replay:
         self.passed: dict[str, Passed] = {}
 
     async def run(self, stretches: Sequence[Stretch], step: Step = lambda *_: None) -> None:
-        """Replay; raises ExpiredRange when records go from the broker meanwhile."""
+        """Replay; raises RecordsGone when records go from the broker meanwhile."""
         for stretch in stretches:
             place = self._log.places[stretch.partition]
             worker = FramesWorker(place, None, self._shared, self._fail)
@@ -85,13 +85,7 @@ class Replay:
         consumer, live = self._log.consumer, set(self._parts)
         total = sum(one.stretch.end - one.stretch.start for one in self._parts.values())
         while live:
-            try:
-                batches = await consumer.getmany(timeout_ms=POLL_MS)
-            except OffsetOutOfRangeError as error:
-                raise ExpiredRange(
-                    f"records were removed from {self._log.places[0].topic} while they were read",
-                    hint="Look at the topic's retention, and start again",
-                ) from error
+            batches = await consumer.getmany(timeout_ms=POLL_MS)
             for place, records in batches.items():
                 part = self._parts[place]
                 await part.worker.take(self._choose(part, records))

@@ -170,10 +170,10 @@ def make_log(
 ) -> list[FrameRecord]:
     """A session of noisy frames; a cut about every ninth record."""
     noise = random.Random(seed)
-    session = new_session_id(START + seed * 3_600_000_000, noise.randbytes(10))
+    session = new_session_id(START + seed * 600_000_000, noise.randbytes(10))
     data_key = noise.randbytes(32)
     recording = Recording(session, derive(data_key, session))
-    recording.time = START + seed * 3_600_000_000
+    recording.time = START + seed * 600_000_000
     opened = Open(
         session=str(session), recorder=str(RECORDER.verifier),
         key=wrapped_key_text(wrap(data_key, recipients)), recipients=recipients,
