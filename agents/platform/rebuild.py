@@ -231,7 +231,9 @@ class Rebuild:
                 again.add(key)
             if kept is live:
                 self.result.carried.append(key)
-            elif self._projection.same(kept or rebuilt, live):
+                continue
+            standing = kept or rebuilt
+            if standing is not None and self._projection.same(standing, live):
                 self.result.equal += 1
             elif self._projection.settled(live):
                 self.result.corrected.append(key)

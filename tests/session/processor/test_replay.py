@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -220,15 +221,26 @@ async def open_house(settings: Settings) -> AsyncIterator[House]:
     with (settings.keys_dir / "trusted.txt").open("a") as file:
         file.write(f"{RECORDER.verifier}\n")
     contract = load_contract(settings)
-    await apply_contract(settings, contract)
     async with Catalog(settings) as catalog, Producer(settings, contract.limits) as producer:
         await catalog.prepare()
         yield House(settings, catalog, producer, Blobs(settings.blobs_dir), contract)
 
 
+def make_topics(stack: Stack, home: Path) -> str:
+    prefix = f"r{uuid4().hex[:8]}."
+    settings = installation(stack, home, prefix)
+    asyncio.run(apply_contract(settings, load_contract(settings)))
+    return prefix
+
+
 @pytest.fixture(scope="module")
-def prefix() -> str:
-    return f"r{uuid4().hex[:8]}."
+def prefix(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_topics(stack, tmp_path_factory.mktemp("topics"))
+
+
+@pytest.fixture(scope="module")
+def other_prefix(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_topics(stack, tmp_path_factory.mktemp("topics"))
 
 
 @pytest.fixture
@@ -239,9 +251,9 @@ async def house(stack: Stack, tmp_path: Path, prefix: str) -> AsyncIterator[Hous
 
 
 @pytest.fixture
-async def empty_log(stack: Stack, tmp_path: Path) -> AsyncIterator[House]:
-    """The same on topics of its own."""
-    async with open_house(installation(stack, tmp_path, f"r{uuid4().hex[:8]}.")) as found:
+async def empty_log(stack: Stack, tmp_path: Path, other_prefix: str) -> AsyncIterator[House]:
+    """The same on topics that few tests write to."""
+    async with open_house(installation(stack, tmp_path, other_prefix)) as found:
         yield found
 
 
@@ -573,21 +585,22 @@ async def test_a_range_that_has_gone_says_so_before_it_starts(empty_log: House) 
     house = empty_log
     gone = await house.record(12, seed=18)
     there = await house.record(12, seed=19)
+    first = (await house.catalog.get("sessions", gone) or {})["opened"]["offset"]
     place = TopicPartition(house.topic("session.frames"), PARTITION)
     admin = AIOKafkaAdminClient(bootstrap_servers=house.settings.kafka_servers())
     await admin.start()
-    await admin.delete_records({place: RecordsToDelete(before_offset=4)})
+    await admin.delete_records({place: RecordsToDelete(before_offset=first + 4)})
     await admin.close()
-    with pytest.raises(ExpiredRange, match="records 0 to 3 are gone") as caught:
+    with pytest.raises(ExpiredRange, match=f"records {first} to {first + 3} are gone") as caught:
         await house.replay(gone)
     assert caught.value.exit_status == 66
-    with pytest.raises(ExpiredRange, match=f"Start at {PARTITION}:4"):
+    with pytest.raises(ExpiredRange, match=f"Start at {PARTITION}:{first + 4}"):
         await house.replay(from_offset=f"{PARTITION}:0")
     start = datetime.fromtimestamp(house.logs[gone][0].time / 1e6, UTC)
     with pytest.raises(ExpiredRange, match=gone):
         await house.replay(from_time=start)
     assert (await house.replay(there)).exit_status == 0
-    report = await house.replay(from_offset=f"{PARTITION}:4")
+    report = await house.replay(from_offset=f"{PARTITION}:{first + 4}")
     assert [one.session for one in report.passed] == [gone]
     assert await house.events("session.events") == []
 
