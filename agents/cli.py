@@ -7,9 +7,10 @@ import sys
 import typer
 
 from agents.auditor import commands as auditor
-from agents.platform import key_commands, letter_commands, topic_commands
+from agents.platform import key_commands, letter_commands, projection_commands, topic_commands
 from agents.platform.stack import commands as stack
 from agents.run import run
+from agents.session.processor import commands as processor
 from agents.session.recorder import commands as recorder
 from agents.session.storage import commands as storage
 from schemas.errors import LucidError
@@ -27,12 +28,14 @@ app.add_typer(key_commands.app, name="keys", help="Make and show identities")
 app.add_typer(letter_commands.app, name="dead-letters", help="Look at refused records, replay them")
 app.add_typer(recorder.app, name="recorder", help="Tell recorders what to do")
 app.add_typer(auditor.sessions_app, name="sessions", help="List and show recorded sessions")
+app.add_typer(projection_commands.app, name="projections", help="Rebuild views from their events")
 app.command("record")(recorder.record)
 app.command("run")(run)
 app.command("scrub")(storage.scrub)
 app.command("verify")(auditor.verify)
 app.command("bundle")(auditor.bundle)
 app.command("export")(auditor.export)
+app.command("replay")(processor.replay)
 
 
 def main() -> int:

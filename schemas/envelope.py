@@ -56,6 +56,11 @@ class Event:
                 return name
         raise InvalidEvent(f"{type(self).__name__} has no type for {type(self.data).__name__}")
 
+    @property
+    def micros(self) -> int:
+        """Its time in microseconds since 1970."""
+        return round(self.time.timestamp() * 1_000_000)
+
     def to_kafka(self) -> tuple[bytes, list[tuple[str, bytes]], bytes]:
         """Key, headers and value of the Kafka record."""
         attributes: dict[str, Any] = {

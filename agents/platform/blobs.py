@@ -100,6 +100,30 @@ class Blobs:
         """Keep aside what differs from the first one; `name` carries its hash."""
         return self.put(f"{session}/{CONFLICTS}", name, data)
 
+    def replace(self, session: str, name: str, aside: str, data: bytes) -> None:
+        """Put a right file in the place of a rotten one, which stays as conflicts/`aside`.
+
+        The rotten file has its other name on disk before it loses its own, and at no moment
+        is the name without a whole file. Raises StoreFailed.
+        """
+        folder = self.folder(session)
+        conflicts, temporary = folder / CONFLICTS, folder / f"{TEMPORARY}{secrets.token_hex(8)}"
+        try:
+            conflicts.mkdir(exist_ok=True, mode=0o700)
+            sync_folder(folder)
+            write_synced(temporary, data)
+            link_first(folder / name, conflicts / aside)
+            sync_folder(conflicts)
+            os.replace(temporary, folder / name)
+            sync_folder(folder)
+        except OSError as error:
+            raise StoreFailed(
+                f"cannot replace {name} of session {session}: {error.strerror or error}",
+                hint=f"Look at the disk of {self.root}",
+            ) from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
     def get(self, session: str, name: str) -> bytes:
         """A file's content; raises MissingFile or StoreFailed."""
         try:

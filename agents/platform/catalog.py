@@ -3,8 +3,12 @@
     chunks      {_id: "<session>:<index>", session, index, leaf, size, …header fields}  insert only
     manifests   {_id: session, manifest: canonical JSON text, hash, checkpoint}          insert only
     sessions    {_id: session, …SessionState}                           replaced by version
+    projections {_id: name, collection, version, …}                     which one a view is in
     conflicts   {_id: "<session>:<what>:<hash>", …}                                      insert only
     findings    {_id: "<session>:<file>", verdict, …, resolved_at: null while open}      by version
+
+A projection's name, such as `sessions`, stands for the collection that holds it at present,
+`sessions.0` at first; `lucid projections rebuild` changes it (agents/platform/projections.py).
 
 Natural ids make every write idempotent and every read by id an indexed one; nothing here
 needs transactions, TTL indexes or pipeline updates. motor's successor
@@ -30,9 +34,14 @@ from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError, Writ
 
 from agents.platform.retry import CatalogUnreachable, Permanent
 from agents.platform.settings import Settings
+from schemas.chunks import ChunkHeader
+from schemas.manifests import manifest_hash
 
 Document = dict[str, Any]
 ANSWER_MS = 5000
+ALIASES = "projections"
+PROJECTED = frozenset({"sessions"})
+"""Names that stand for another collection."""
 _DUPLICATE = 11000
 # BadValue, InvalidBSON, names with $, empty or with a dot, BSONObjectTooLarge: MongoDB's
 # error_codes.yml. Others (a full disk, a lock) pass.
@@ -41,6 +50,38 @@ _REFUSED = frozenset({2, 22, 52, 56, 57, 10334})
 
 class CatalogRefused(Permanent):
     """The catalog does not take a document, now or later."""
+
+
+def chunk_document(header: ChunkHeader, leaf: bytes, size: int) -> Document:
+    """The catalog's entry of a chunk: public fields of its header, leaf in hex."""
+    return {
+        "_id": f"{header.session}:{header.index}",
+        "session": str(header.session),
+        "index": header.index,
+        "leaf": leaf.hex(),
+        "size": size,
+        "records": header.records,
+        "missing": header.missing,
+        "first_seq": header.first_seq,
+        "next_seq": header.next_seq,
+        "first_time": header.first_time,
+        "last_time": header.last_time,
+        "raw_size": header.raw_size,
+        "last": header.last,
+        "level": header.level,
+        "window_log": header.window_log,
+        "compressor_version": header.compressor_version,
+    }
+
+
+def manifest_document(session: str, manifest: bytes, checkpoint: str) -> Document:
+    """The catalog's entry of a manifest (canonical JSON) and its signed note."""
+    return {
+        "_id": session,
+        "hash": manifest_hash(manifest).hex(),
+        "manifest": manifest.decode(),
+        "checkpoint": checkpoint,
+    }
 
 
 @contextmanager
@@ -96,6 +137,13 @@ class Catalog:
         with _typed():
             await self._database.chunks.create_index([("session", ASCENDING), ("index", ASCENDING)])
 
+    async def where(self, name: str) -> str:
+        """The collection that a name stands for at present."""
+        if name not in PROJECTED:
+            return name
+        alias = await self.get(ALIASES, name)
+        return str(alias["collection"]) if alias else f"{name}.0"
+
     async def insert(self, collection: str, document: Document) -> bool:
         """Insert a document; whether its `_id` was new."""
         try:
@@ -128,24 +176,34 @@ class Catalog:
 
     async def get(self, collection: str, key: str) -> Document | None:
         """The document with `_id` key."""
-        with _typed():
-            return await self._database[collection].find_one({"_id": key})
+        while True:
+            place = await self.where(collection)
+            with _typed():
+                found = await self._database[place].find_one({"_id": key})
+            # A view that was swapped meanwhile may be gone already.
+            if found is not None or await self.where(collection) == place:
+                return found
 
     async def ids(self, collection: str) -> list[str]:
         """The `_id` of every document."""
-        with _typed():
-            cursor = self._database[collection].find({}, {"_id": 1})
-            return [str(document["_id"]) async for document in cursor]
+        while True:
+            place = await self.where(collection)
+            with _typed():
+                cursor = self._database[place].find({}, {"_id": 1})
+                found = [str(document["_id"]) async for document in cursor]
+            if await self.where(collection) == place:
+                return found
 
     async def put_version(self, collection: str, document: Mapping[str, Any]) -> bool:
         """Write a document if the stored one is one version older; whether it was written.
 
         Version 1 is an insert.
         """
+        place = await self.where(collection)
         if document["version"] == 1:
-            return await self.insert(collection, dict(document))
+            return await self.insert(place, dict(document))
         with _typed():
-            result = await self._database[collection].replace_one(
+            result = await self._database[place].replace_one(
                 {"_id": document["_id"], "version": document["version"] - 1}, dict(document)
             )
         return bool(result.matched_count)
@@ -161,9 +219,13 @@ class Catalog:
     ) -> list[Document]:
         """Documents that match, in the order of `sort`; 0 is no limit."""
         order = DESCENDING if newest_first else ASCENDING
-        with _typed():
-            cursor = self._database[collection].find(query or {}).sort(sort, order).limit(limit)
-            return [document async for document in cursor]
+        while True:
+            place = await self.where(collection)
+            with _typed():
+                cursor = self._database[place].find(query or {}).sort(sort, order).limit(limit)
+                found = [document async for document in cursor]
+            if await self.where(collection) == place:
+                return found
 
     async def chunks(self, session: str) -> AsyncIterator[Document]:
         """A session's chunk entries in the order of their index."""
@@ -171,3 +233,36 @@ class Catalog:
             cursor = self._database.chunks.find({"session": session}).sort("index", ASCENDING)
             async for document in cursor:
                 yield document
+
+    # -- Collections as a whole, for rebuilding projections --------------------------------------
+
+    async def scan(self, collection: str) -> AsyncIterator[Document]:
+        """All documents, in no order."""
+        place = await self.where(collection)
+        with _typed():
+            async for document in self._database[place].find({}):
+                yield document
+
+    async def put(self, collection: str, document: Document) -> None:
+        """Write a document, whatever there was under its `_id`."""
+        with _typed():
+            await self._database[collection].replace_one(
+                {"_id": document["_id"]}, dict(document), upsert=True
+            )
+
+    async def count(self, collection: str) -> int:
+        """How many documents there are."""
+        place = await self.where(collection)
+        with _typed():
+            return await self._database[place].count_documents({})
+
+    async def collections(self, prefix: str) -> list[str]:
+        """The names of all collections that begin so."""
+        with _typed():
+            names = await self._database.list_collection_names()
+        return sorted(name for name in names if name.startswith(prefix))
+
+    async def drop(self, collection: str) -> None:
+        """Drop a collection, by its own name; one that is not there is no error."""
+        with _typed():
+            await self._database.drop_collection(collection)

@@ -118,6 +118,11 @@ class Tasks:
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=deadline.remaining())
 
+    async def one(self) -> None:
+        """Wait until a task that runs now has ended; returns at once when none runs."""
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), return_when=asyncio.FIRST_COMPLETED)
+
     def cancel(self) -> None:
         """Give up what runs."""
         for task in set(self._tasks):

@@ -16,10 +16,11 @@ from agents.platform.eventbus import EventBus
 from agents.platform.expiry import Expired
 from agents.platform.keys import load_trusted
 from agents.platform.producer import Producer
+from agents.platform.projections import wall_clock
 from agents.platform.retry import Permanent, Transient, Unreachable, wait_stopped
 from agents.platform.service import Part, Service, StopSignal, run_service
 from agents.platform.settings import Settings
-from agents.session.pipeline.keeper import SessionKeeper, Topics, wall_clock
+from agents.session.pipeline.keeper import SessionKeeper, Topics
 from agents.session.pipeline.settings import PipelineSettings
 from schemas.events import (
     CommandDone,
@@ -123,7 +124,7 @@ async def build(service: Service) -> AsyncIterator[Sequence[Part]]:
                 raise Permanent(f"session {event.subject} names partition {event.data.partition}")
             watch.heard(event)
             if not isinstance(event.data, CommandDone | CommandRefused):
-                await keeper.handle(event)
+                await keeper.handle(event, (record.partition, record.offset))
 
         async def expired(lost: Expired) -> None:
             event = RecordsExpired(

@@ -1,12 +1,12 @@
 """Sessions in the catalog: events applied, settled when all is there, given up when silent.
 
-Each write is a compare-and-set on the document's version, so that two pipelines, or an
-event that comes twice, never lose a change.
+Each write is a compare-and-set on the document's version, so that two pipelines never lose a
+change; a document knows the last event it has, so that none is applied twice. A rebuild of
+the view may change its place at any time (agents/platform/projections.py).
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +15,7 @@ import structlog
 from agents.platform.catalog import Catalog, Document
 from agents.platform.eventbus import EventBus
 from agents.platform.producer import Producer
+from agents.platform.projections import View, wall_clock
 from agents.platform.retry import Transient
 from agents.session.pipeline.reconciliation import StoredChunk, reconcile, without_manifest
 from agents.session.pipeline.states import (
@@ -24,10 +25,13 @@ from agents.session.pipeline.states import (
     LIVE,
     SessionState,
     apply,
+    concluded,
     lost,
     overdue,
+    read_state,
     recounted,
     silent,
+    state_document,
 )
 from schemas.anchors import anchor_of
 from schemas.canonical import encode
@@ -59,11 +63,6 @@ class NotYet(Transient):
     """The catalog does not show yet what an event spoke of, or another pipeline was faster."""
 
 
-def wall_clock() -> int:
-    """Microseconds since 1970."""
-    return time.time_ns() // 1000
-
-
 @dataclass(frozen=True, slots=True)
 class Topics:
     """Full names of the topics that a pipeline writes to."""
@@ -87,55 +86,71 @@ class SessionKeeper:
     trusted: Sequence[Verifier] = ()
     clock: Callable[[], int] = wall_clock
 
-    async def handle(self, event: SessionEvent) -> SessionState | None:
+    async def handle(
+        self, event: SessionEvent, place: tuple[int, int] | None = None
+    ) -> SessionState | None:
         """Apply an event to its session; settles the session once nothing is outstanding.
 
-        None when the event speaks of a whole partition.
+        place: its partition and offset, by which it is known when it comes again. None when
+        the event speaks of a whole partition.
         """
-        data = event.data
-        if isinstance(data, RecordsExpired) and data.session is None:
-            await self._lose(data)
-            return None
-        if isinstance(data, SessionCompleted | SessionIncomplete):
-            return await self.load(event.subject)
-        before = await self.load(event.subject)
-        if isinstance(data, ScrubFinding | ScrubResolved) and not before.version:
+        view = View(self.catalog, SESSIONS, self.clock)
+        alias = await view.open()
+        if isinstance(event.data, RecordsExpired) and event.data.session is None:
+            await self._lose(event.data, alias.collection)
+            state = None
+        else:
+            state = await self._apply(event, place, alias.collection)
+        await view.check(alias)
+        return state
+
+    async def _apply(
+        self, event: SessionEvent, place: tuple[int, int] | None, collection: str
+    ) -> SessionState:
+        before = await self.load(event.subject, collection)
+        if isinstance(event.data, SessionCompleted | SessionIncomplete):
+            return before
+        if isinstance(event.data, ScrubFinding | ScrubResolved) and not before.version:
             return before  # a stray folder makes no session
-        after = apply(before, event, self.clock())
+        after = before
+        if place is None or not before.has(*place):
+            after = apply(before, event, self.clock())
+        if place is not None and after != before:
+            after = after.at(*place)
+        # A rebuilt view may have the event already, and nobody has settled the session yet.
         if after.ready and after.state not in FINAL:
-            return await self._settle(after)
+            return await self._settle(after, collection)
         if after != before:
-            await self._write(after)
+            return await self._write(after, collection)
         return after
 
-    async def load(self, session: str) -> SessionState:
+    async def load(self, session: str, collection: str = SESSIONS) -> SessionState:
         """The state of a session; a new one when the catalog has none."""
-        return _state(await self.catalog.get(SESSIONS, session) or {"_id": session})
+        return read_state(await self.catalog.get(collection, session) or {"_id": session})
 
-    async def _write(self, state: SessionState) -> SessionState:
+    async def _write(self, state: SessionState, collection: str = SESSIONS) -> SessionState:
         state = state.model_copy(update={"version": state.version + 1})
-        document = {"_id": state.session, **state.model_dump(mode="json")}
-        if not await self.catalog.put_version(SESSIONS, document):
+        if not await self.catalog.put_version(collection, state_document(state)):
             raise NotYet(f"session {state.session} was changed by another pipeline", retry_after=0)
         return state
 
-    async def _lose(self, data: RecordsExpired) -> None:
+    async def _lose(self, data: RecordsExpired, collection: str) -> None:
         """Note a loss with each session that may have had something there."""
-        for document in await self.catalog.find(SESSIONS, {"state": {"$in": OPEN_STATES}}):
-            before = _state(document)
+        for document in await self.catalog.find(collection, {"state": {"$in": OPEN_STATES}}):
+            before = read_state(document)
             if data.topic in EVENTS or _took_place(before, data):
                 after = lost(before, data, self.clock())
                 if after != before:
-                    await self._write(after)
+                    await self._write(after, collection)
 
-    async def _settle(self, state: SessionState) -> SessionState:
+    async def _settle(self, state: SessionState, collection: str) -> SessionState:
         """Count everything; the results are sent before the document says that they were."""
         entry = await self.catalog.get("manifests", state.session)
         chunks = [_stored(document) async for document in self.catalog.chunks(state.session)]
         if entry is None:
             if state.manifest_hash is not None:
                 raise NotYet(f"the catalog does not show the manifest of {state.session} yet")
-            return await self._settle_without_manifest(state, chunks)
+            return await self._settle_without_manifest(state, chunks, collection)
         manifest = read_manifest(entry["manifest"].encode())
         if len(chunks) < manifest.chunks and state.next_index >= manifest.chunks:
             raise NotYet(f"the catalog does not show all chunks of session {state.session} yet")
@@ -144,46 +159,39 @@ class SessionKeeper:
         )
         size = sum(chunk.size for chunk in chunks)
         if found:
-            await self._announce_incomplete(state.session, found)
+            event = await self._announce_incomplete(state.session, found)
         else:
-            await self._announce_completed(manifest, size)
+            event = await self._announce_completed(manifest, size)
         log.info("session settled", session=state.session, complete=not found, chunks=len(chunks))
-        changes: dict[str, object] = {
-            "state": "incomplete" if found else "completed",
-            "shortcomings": found[:MAX_SHORTCOMINGS],
-            "root": manifest.root,
-            "records": manifest.next_seq,
-            "stored_bytes": size,
-            "settled_at": self.clock(),
-        }
-        return await self._write(state.model_copy(update=changes))
+        done = concluded(
+            state, found[:MAX_SHORTCOMINGS], manifest.root, manifest.next_seq, size, event.micros
+        )
+        return await self._write(done, collection)
 
     async def _settle_without_manifest(
-        self, state: SessionState, chunks: Sequence[StoredChunk]
+        self, state: SessionState, chunks: Sequence[StoredChunk], collection: str
     ) -> SessionState:
         found = without_manifest(state, chunks)
-        await self._announce_incomplete(state.session, found)
+        event = await self._announce_incomplete(state.session, found)
         log.error("session settled without a manifest", session=state.session, chunks=len(chunks))
-        changes: dict[str, object] = {
-            "state": "incomplete",
-            "shortcomings": found[:MAX_SHORTCOMINGS],
-            "stored_bytes": sum(chunk.size for chunk in chunks),
-            "settled_at": self.clock(),
-        }
-        return await self._write(state.model_copy(update=changes))
+        size = sum(chunk.size for chunk in chunks)
+        done = concluded(state, found[:MAX_SHORTCOMINGS], None, None, size, event.micros)
+        return await self._write(done, collection)
 
-    async def _announce_incomplete(self, session: str, found: list[str]) -> None:
+    async def _announce_incomplete(self, session: str, found: list[str]) -> SessionEvent:
         event = SessionIncomplete(session=session, shortcomings=found[:MAX_SHORTCOMINGS])
-        await self.events.emit(event, session)
+        return await self.events.emit(event, session)
 
-    async def _announce_completed(self, manifest: Manifest, size: int) -> None:
+    async def _announce_completed(self, manifest: Manifest, size: int) -> SessionEvent:
         session, anchor = manifest.session, encode(anchor_of(manifest))
         await self.producer.send(self.topics.anchors, anchor, key=session.encode())
-        event = SessionCompleted(
-            session=session, chunks=manifest.chunks, records=manifest.next_seq,
-            stored_bytes=size, root=manifest.root,
+        return await self.events.emit(
+            SessionCompleted(
+                session=session, chunks=manifest.chunks, records=manifest.next_seq,
+                stored_bytes=size, root=manifest.root,
+            ),
+            session,
         )  # fmt: skip
-        await self.events.emit(event, session)
 
     # -- silent sessions -----------------------------------------------------------------------
 
@@ -193,22 +201,25 @@ class SessionKeeper:
         Returns those that were ended or counted. since: no silence counts before this time,
         when nobody was listening.
         """
+        view = View(self.catalog, SESSIONS, self.clock)
+        alias = await view.open()
         done = []
-        for document in await self.catalog.find(SESSIONS, {"state": {"$in": OPEN_STATES}}):
-            state = _state(document)
+        for document in await self.catalog.find(alias.collection, {"state": {"$in": OPEN_STATES}}):
+            state = read_state(document)
             if state.lost_from(EVENTS):
                 state = await self._recount(state)
             try:
                 if silent(state, self.clock(), silent_us, since):
                     await self._abandon(state, self.clock() - max(state.last_sign, since))
                 elif overdue(state, self.clock(), silent_us, settle_us, since):
-                    await self._settle(state)
+                    await self._settle(state, alias.collection)
                 else:
                     continue
             except NotYet as error:
                 log.info("looked at again later", session=state.session, error=str(error))
                 continue
             done.append(state.session)
+        await view.check(alias)
         return done
 
     async def _recount(self, state: SessionState) -> SessionState:
@@ -242,11 +253,6 @@ class SessionKeeper:
             session=state.session, partition=placed.partition, offset=placed.offset, reason=reason
         )
         await self.events.emit(event, state.session)
-
-
-def _state(document: Document) -> SessionState:
-    fields = {name: value for name, value in document.items() if name != "_id"}
-    return SessionState.model_validate({"session": document["_id"], **fields})
 
 
 def _took_place(state: SessionState, data: RecordsExpired) -> bool:

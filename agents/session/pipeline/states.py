@@ -12,8 +12,8 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
-from typing import Literal, TypeVar
+from collections.abc import Mapping, Sequence, Set
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -77,7 +77,8 @@ class SessionState(BaseModel):
     the first MAX_LOSSES. unsealed: the processor met its `abandon` without its `open`.
     changed: wall time in microseconds of the last news that its end depends on.
     damaged: names of stored files that a scrub found wrong, at most MAX_DAMAGED of them.
-    version: counts the writes of this document.
+    version: counts the writes of this document. positions: the offset of the last event that
+    changed it, for each partition of the events' topic; what is not behind it was applied.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -106,6 +107,15 @@ class SessionState(BaseModel):
     records: int | None = None
     settled_at: int | None = None
     version: int = 0
+    positions: dict[str, int] = {}
+
+    def has(self, partition: int, offset: int) -> bool:
+        """Whether the event at that place is in here already."""
+        return offset <= self.positions.get(str(partition), -1)
+
+    def at(self, partition: int, offset: int) -> SessionState:
+        """This state, marked as the one after the event at that place."""
+        return _with(self, positions={**self.positions, str(partition): offset})
 
     def lost_from(self, topics: Set[str]) -> bool:
         """Whether something expired on one of these topics."""
@@ -119,6 +129,30 @@ class SessionState(BaseModel):
             and self.last_index is not None
             and self.next_index == self.last_index + 1
         )
+
+
+def read_state(document: Mapping[str, Any]) -> SessionState:
+    """The state of a catalog document."""
+    fields = {name: value for name, value in document.items() if name != "_id"}
+    return SessionState.model_validate({"session": document["_id"], **fields})
+
+
+def state_document(state: SessionState) -> dict[str, Any]:
+    """The catalog document of a state."""
+    return {"_id": state.session, **state.model_dump(mode="json")}
+
+
+def concluded(
+    state: SessionState, shortcomings: Sequence[str], root: str | None, records: int | None,
+    stored_bytes: int, at: int,
+) -> SessionState:  # fmt: skip
+    """The state of a session once everything was counted; at: wall time in microseconds."""
+    return _with(
+        state,
+        state="incomplete" if shortcomings else "completed",
+        shortcomings=list(shortcomings), root=root, records=records, stored_bytes=stored_bytes,
+        settled_at=at,
+    )  # fmt: skip
 
 
 def silent(state: SessionState, now: int, silent_us: int, since: int) -> bool:
@@ -182,20 +216,18 @@ def apply(state: SessionState, event: SessionEvent, now: int) -> SessionState:
         return lost(state, data, now)
     if isinstance(data, SessionUnsealed):
         return state if state.unsealed else _with(state, unsealed=True, changed=now)
-    at = int(event.time.timestamp() * 1_000_000)
     if isinstance(data, SessionClosed):
-        return _ended(state, at, data.reason, next_seq=data.next_seq, raw_bytes=data.raw_bytes)
+        return _ended(
+            state, event.micros, data.reason, next_seq=data.next_seq, raw_bytes=data.raw_bytes
+        )
     if isinstance(data, SessionAbandoned):
-        return _with(_ended(state, at, data.reason), abandoned=True)
+        return _with(_ended(state, event.micros, data.reason), abandoned=True)
     return _alive(state, data, now)
 
 
-def lost(state: SessionState, data: RecordsExpired, now: int) -> SessionState:
+def lost(state: SessionState, data: RecordsExpired | Loss, now: int) -> SessionState:
     """The state after a loss; one that names the session takes the place of one that does not."""
-    loss = Loss(
-        topic=data.topic, partition=data.partition, first_offset=data.first_offset,
-        next_offset=data.next_offset, next_seq=data.next_seq,
-    )  # fmt: skip
+    loss = Loss.model_validate({name: getattr(data, name) for name in Loss.model_fields})
     bare = loss.model_copy(update={"next_seq": None})
     known = {one.model_copy(update={"next_seq": None}): one for one in state.losses}
     if bare in known and (loss.next_seq is None or known[bare].next_seq is not None):

@@ -41,9 +41,9 @@ async def build(service: Service) -> AsyncIterator[Sequence[Part]]:
     contract = load_contract(settings)
     async with Producer(settings, contract.limits, metrics=service.metrics) as producer:
         letters = open_letters(service, producer, contract)
-        outlet = Outlet(producer, letters, contract, settings.kafka_servers(), signer)
-        service.stop.on_set.append(outlet.close)
         events = EventBus(producer, contract, service=NAME, host=settings.host, stop=service.stop)
+        outlet = Outlet(producer, letters, events, contract, settings.kafka_servers(), signer)
+        service.stop.on_set.append(outlet.close)
         guard = DiskGuard(
             settings.scratch_dir, stop=int(settings.min_free), resume=settings.resume_at,
             registry=service.metrics.registry,
@@ -52,7 +52,7 @@ async def build(service: Service) -> AsyncIterator[Sequence[Part]]:
         service.health.add("scratch", holding.check)
         metrics = ProcessorMetrics(service.metrics.registry, holding)
         with ThreadPoolExecutor(section.threads, thread_name_prefix="seal") as pool:
-            shared = Shared(outlet, events, identities, pool, holding, metrics)
+            shared = Shared(outlet, identities, pool, holding, metrics)
 
             def make_worker(
                 partition: TopicPartition, committed: int | None, fail: Fail

@@ -15,9 +15,10 @@ from aiokafka.structs import RecordMetadata
 
 from agents.platform.contract import Contract
 from agents.platform.deadletters import DeadLetters, Refusable
+from agents.platform.eventbus import EventBus
 from agents.platform.producer import Header, Producer
 from agents.platform.retry import Backoff, BrokerUnreachable, Transient, retry
-from schemas.canonical import encode
+from schemas.canonical import Strict, encode
 from schemas.chunks import Chunk
 from schemas.errors import FormatError, LucidError, UnknownVersion
 from schemas.manifests import Manifest, checkpoint_of
@@ -31,7 +32,7 @@ READ_SECONDS = 10.0  # without an answer, then the broker counts as away
 
 
 class Outlet:
-    """Publishes chunks, manifests, progress and dead letters of one processor.
+    """Publishes chunks, manifests, progress, events and dead letters of one processor.
 
     Trouble that passes is waited out, so that a broker's restart costs nothing but time.
     """
@@ -40,12 +41,14 @@ class Outlet:
         self,
         producer: Producer,
         letters: DeadLetters,
+        events: EventBus,
         contract: Contract,
         servers: str,
         signer: Signer,
     ) -> None:
         self._producer = producer
         self._letters = letters
+        self._events = events
         self._servers = servers
         self._signer = signer
         self._chunks = contract.topic("session.chunks").full_name
@@ -77,6 +80,10 @@ class Outlet:
         """Send the tombstone of a session of which nothing will be read again."""
         key = progress.opened.session.encode()
         await self._send(self._progress, progress.partition, key, [], None)
+
+    async def tell(self, data: Strict, subject: str) -> None:
+        """Send an event."""
+        await self._events.emit(data, subject)
 
     async def refuse(self, raw: Refusable, error: LucidError) -> None:
         """Put a record aside as a dead letter."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from schemas.canonical import decode
 from schemas.chunks import ZSTD_VERSION, Chunk, Compressor, Position, seal
 from schemas.controls import MAX_OPEN, Abandon, Close, Gap, Open
-from schemas.datakey import DataKey, derive, unwrap
+from schemas.datakey import DataKey, NoIdentity, derive, unwrap
 from schemas.errors import FormatError
 from schemas.events import SessionOpened
 from schemas.frames import FrameRecord, InvalidFrameRecord, Kind, chain_start, read_missing
@@ -72,7 +72,14 @@ def opened_event(opened: Open, partition: int, offset: int, started: int) -> Ses
 
 def session_key(opened: Open, identities: Sequence[str]) -> DataKey:
     """The session's subkeys; raises NoIdentity, InvalidIdentity or WrongKey."""
-    return derive(unwrap(opened.wrapped_key, identities), opened.session_id)
+    try:
+        return derive(unwrap(opened.wrapped_key, identities), opened.session_id)
+    except NoIdentity as error:
+        raise NoIdentity(
+            f"no identity given opens session {opened.session}; its key is wrapped for "
+            + ", ".join(opened.recipients),
+            hint=error.hint,
+        ) from error
 
 
 def seal_cut(

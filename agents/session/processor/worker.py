@@ -17,24 +17,26 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import structlog
 from aiokafka import ConsumerRecord, TopicPartition
 
-from agents.platform.eventbus import EventBus
+from agents.platform.deadletters import Refusable
 from agents.platform.expiry import Expired
 from agents.platform.partition import Fail, OffsetTracker, Tasks
 from agents.platform.retry import Deadline
 from agents.session.processor.chunker import Cut, NoOpenRecord
 from agents.session.processor.holding import HoldingBudget
 from agents.session.processor.metrics import ProcessorMetrics
-from agents.session.processor.outlet import Outlet
 from agents.session.processor.sealer import open_session, opened_event
 from agents.session.processor.session import Session
+from schemas.canonical import Strict
+from schemas.chunks import Chunk
 from schemas.errors import LucidError
 from schemas.events import RecordsExpired, SessionUnsealed
 from schemas.frames import FrameRecord, Kind, from_kafka
+from schemas.manifests import Manifest
 from schemas.progress import SessionProgress
 
 log = structlog.get_logger(__name__)
@@ -50,12 +52,24 @@ class CannotTakeUp(LucidError):
     exit_status = 77  # EX_NOPERM of sysexits.h
 
 
+class Results(Protocol):
+    """Where a worker's results go: to the topics (outlet.py), or beside what is stored
+    (comparing.py). Each call returns once its result is safe there."""
+
+    async def read_progress(self, partition: int) -> list[SessionProgress]: ...
+    async def publish_chunk(self, progress: SessionProgress, chunk: Chunk) -> None: ...
+    async def publish_manifest(self, progress: SessionProgress, manifest: Manifest) -> None: ...
+    async def publish_progress(self, progress: SessionProgress) -> None: ...
+    async def forget(self, progress: SessionProgress) -> None: ...
+    async def refuse(self, raw: Refusable, error: LucidError) -> None: ...
+    async def tell(self, data: Strict, subject: str) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Shared:
     """What all partitions of one processor share. identities are age secret keys."""
 
-    outlet: Outlet
-    events: EventBus
+    outlet: Results
     identities: Sequence[str]
     pool: ThreadPoolExecutor
     holding: HoldingBudget
@@ -118,7 +132,7 @@ class FramesWorker:
                 session=name, topic=FRAMES, partition=self._partition,
                 first_offset=lost.first, next_offset=lost.next_offset, next_seq=next_seq,
             )  # fmt: skip
-            await self._shared.events.emit(event, name or f"{FRAMES}/{self._partition}")
+            await self._shared.outlet.tell(event, name or f"{FRAMES}/{self._partition}")
         self._tracker.jump(lost.next_offset)
 
     async def take(self, records: Sequence[Record]) -> None:
@@ -168,14 +182,14 @@ class FramesWorker:
 
     async def _tell_opened(self, session: Session, record: FrameRecord, offset: int) -> None:
         event = opened_event(session.progress.opened, self._partition, offset, record.time)
-        await self._shared.events.emit(event, event.session)
+        await self._shared.outlet.tell(event, event.session)
 
     async def _unsealed(self, record: FrameRecord, offset: int) -> None:
         """An end of a session that is not known here: sealed long ago, or never opened."""
         event = SessionUnsealed(
             session=str(record.session), partition=self._partition, offset=offset
         )
-        await self._shared.events.emit(event, event.session)
+        await self._shared.outlet.tell(event, event.session)
         self._tracker.done(offset)
 
     async def _publish(self, session: Session, cut: Cut) -> None:
@@ -208,6 +222,10 @@ class FramesWorker:
 
     def busy(self) -> int:
         return self._tasks.busy
+
+    async def one(self) -> None:
+        """Wait until something that is in flight is finished."""
+        await self._tasks.one()
 
     async def committed(self, offset: int) -> None:
         """Drop the sessions that ended long before `offset`: nothing of them is read again."""

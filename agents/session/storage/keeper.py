@@ -17,10 +17,9 @@ from typing import TypeVar
 import structlog
 
 from agents.platform.blobs import CHECKPOINT, KEY, MANIFEST, Blobs, chunk_name
-from agents.platform.catalog import Catalog, Document
+from agents.platform.catalog import Catalog, chunk_document, manifest_document
 from agents.session.storage.metrics import StorageMetrics
 from schemas.canonical import Strict
-from schemas.chunks import ChunkHeader
 from schemas.events import ChunkConflict, ChunkStored, ManifestConflict, ManifestStored
 from schemas.manifests import Manifest, manifest_hash
 from schemas.merkle import leaf_hash
@@ -29,28 +28,6 @@ from schemas.stored import ChunkRecord, ManifestRecord
 Result = TypeVar("Result")
 
 log = structlog.get_logger(__name__)
-
-
-def chunk_document(header: ChunkHeader, leaf: bytes, size: int) -> Document:
-    """The catalog's entry of a chunk: public fields of its header, leaf in hex."""
-    return {
-        "_id": f"{header.session}:{header.index}",
-        "session": str(header.session),
-        "index": header.index,
-        "leaf": leaf.hex(),
-        "size": size,
-        "records": header.records,
-        "missing": header.missing,
-        "first_seq": header.first_seq,
-        "next_seq": header.next_seq,
-        "first_time": header.first_time,
-        "last_time": header.last_time,
-        "raw_size": header.raw_size,
-        "last": header.last,
-        "level": header.level,
-        "window_log": header.window_log,
-        "compressor_version": header.compressor_version,
-    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +85,7 @@ class Keeper:
                 )
         await self._put(session, CHECKPOINT, record.checkpoint.encode())
         await self._keep_key(session, record.wrapped_key)
-        document = {
-            "_id": session,
-            "hash": digest,
-            "manifest": record.manifest.decode(),
-            "checkpoint": record.checkpoint,
-        }
+        document = manifest_document(session, record.manifest, record.checkpoint)
         if await self.catalog.insert("manifests", document):
             self.metrics.manifests.inc()
         else:

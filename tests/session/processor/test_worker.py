@@ -53,19 +53,19 @@ class Processing:
         return self.contract.topic(name).full_name
 
     def outlet(self) -> Outlet:
+        events = EventBus(self.producer, self.contract, service="processor", host="h")
         letters = DeadLetters(self.producer, topic=self.topic("dead.letters"), service="processor")
         servers = self.settings.kafka_servers()
-        return Outlet(self.producer, letters, self.contract, servers, SIGNER)
+        return Outlet(self.producer, letters, events, self.contract, servers, SIGNER)
 
     @asynccontextmanager
     async def running(self, **options: int) -> AsyncIterator[Runner]:
         """A processor, until the block is left."""
         registry = CollectorRegistry()
         holding = HoldingBudget(10**8, self.settings.scratch_dir)
-        events = EventBus(self.producer, self.contract, service="processor", host="h")
         with ThreadPoolExecutor(2) as pool:
             shared = Shared(
-                self.outlet(), events, [PROCESSOR.secret], pool, holding,
+                self.outlet(), [PROCESSOR.secret], pool, holding,
                 ProcessorMetrics(registry, holding),
             )  # fmt: skip
             runner = Runner(

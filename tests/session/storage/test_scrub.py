@@ -194,7 +194,8 @@ async def test_a_chunk_gone_from_both_sides_is_missed_by_the_manifest_that_count
     store.path(name).unlink()
     await store.catalog._database.chunks.delete_one({"_id": f"{store.session}:1"})
     assert await store.verdicts() == {}, "it may still be on its way"
-    await store.catalog.insert("sessions", {"_id": store.session, "state": "completed"})
+    sessions = await store.catalog.where("sessions")
+    await store.catalog.insert(sessions, {"_id": store.session, "state": "completed"})
     assert await store.verdicts() == {name: "MissingFile"}
 
 

@@ -1,0 +1,471 @@
+"""Rebuilding the view `sessions` beside a live pipeline: equal, whole, and never half."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.records_to_delete import RecordsToDelete
+
+from agents.platform.catalog import Catalog, chunk_document, manifest_document
+from agents.platform.contract import Contract, apply_contract, load_contract
+from agents.platform.eventbus import EventBus
+from agents.platform.producer import Producer
+from agents.platform.projection_commands import FETCH_BYTES, list_projections, rebuild
+from agents.platform.projections import (
+    Alias,
+    SwapLost,
+    Swapping,
+    UnknownProjection,
+    View,
+    change_alias,
+    find_projection,
+    read_alias,
+    wall_clock,
+)
+from agents.platform.reader import open_reader
+from agents.platform.rebuild import Rebuild, Rebuilt
+from agents.platform.retry import Backoff, retry
+from agents.platform.settings import Settings
+from agents.session.pipeline.keeper import SessionKeeper, Topics
+from agents.session.pipeline.projection import SESSIONS
+from schemas.canonical import Strict
+from schemas.events import (
+    ChunkConflict,
+    ChunkStored,
+    ManifestStored,
+    SessionAbandoned,
+    SessionClosed,
+    SessionEvent,
+    SessionHeartbeat,
+    SessionOpened,
+    SessionPaused,
+    SessionResumed,
+    event_to_kafka,
+)
+from schemas.manifests import manifest_hash
+from tests.conftest import Stack
+from tests.factories import MadeSession, make_session
+
+HASH = "ab" * 32
+SEEDS = itertools.count(40)
+STATES = ("recording", "paused", "processing", "completed", "incomplete")
+
+
+async def nothing() -> None:
+    """Happens when a view is frozen."""
+
+
+@dataclass
+class House:
+    """A pipeline's keeper, a topic of events, a catalog."""
+
+    settings: Settings
+    contract: Contract
+    catalog: Catalog
+    producer: Producer
+    keeper: SessionKeeper
+    sent: list[tuple[SessionEvent, tuple[int, int]]] = field(default_factory=list)
+    when_frozen: Callable[[], Awaitable[None]] = nothing
+
+    async def send(self, data: Strict, session: str) -> tuple[SessionEvent, tuple[int, int]]:
+        """Put an event on the topic; its place."""
+        event = SessionEvent(data, "lucid/test/h", session)
+        key, headers, value = event_to_kafka(event)
+        placed = await self.producer.send(
+            self.contract.topic("session.events").full_name, value, key=key, headers=[*headers]
+        )
+        self.sent.append((event, (placed.partition, placed.offset)))
+        return self.sent[-1]
+
+    async def live(self, data: Strict, session: str) -> None:
+        """An event that the live pipeline handles, as the control plane has it do."""
+        event, place = await self.send(data, session)
+        await retry(lambda: self.keeper.handle(event, place), backoff=Backoff(0.02, 0.1))
+
+    async def rebuild(self, **more: Any) -> Rebuilt:
+        async with open_reader(
+            self.settings, self.contract, "session.events", FETCH_BYTES
+        ) as reader:
+            work = Rebuild(self.catalog, reader, SESSIONS, **{"cache_bytes": 1 << 20, **more})
+            work.frozen = self.when_frozen
+            return await work.run()
+
+    async def view(self) -> dict[str, dict[str, Any]]:
+        """All documents of the live view, without what only counts writes."""
+        return {
+            one["_id"]: {name: value for name, value in one.items() if name != "version"}
+            for one in await self.catalog.find("sessions")
+        }
+
+    async def trusted_view(self) -> dict[str, dict[str, Any]]:
+        """The same without the pipeline's own clock and its place in the topic."""
+        return {
+            key: {**one, "last_sign": 0, "changed": 0, "positions": {}}
+            for key, one in (await self.view()).items()
+        }
+
+
+def installation(stack: Stack, home: Path) -> Settings:
+    mark = uuid4().hex[:8]
+    settings = Settings.load(
+        home=home, kafka=stack.kafka, mongo=stack.mongo, database=f"p{mark}",
+        topic_prefix=f"p{mark}.",
+    )  # fmt: skip
+    asyncio.run(apply_contract(settings, load_contract(settings)))
+    return settings
+
+
+@asynccontextmanager
+async def open_house(settings: Settings) -> AsyncIterator[House]:
+    contract = load_contract(settings)
+    async with Catalog(settings) as catalog, Producer(settings, contract.limits) as producer:
+        events = EventBus(producer, contract, service="pipeline", host="h")
+        topics = Topics(
+            contract.topic("session.frames").full_name, contract.topic("session.anchors").full_name
+        )
+        keeper = SessionKeeper(catalog, producer, events, topics, "h")
+        yield House(settings, contract, catalog, producer, keeper)
+
+
+@pytest.fixture(scope="module")
+def shared(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return installation(stack, tmp_path_factory.mktemp("house"))
+
+
+@pytest.fixture(scope="module")
+def alone(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return installation(stack, tmp_path_factory.mktemp("alone"))
+
+
+@pytest.fixture
+async def house(shared: Settings) -> AsyncIterator[House]:
+    """The tests of this file add sessions to one view."""
+    async with open_house(shared) as found:
+        yield found
+
+
+def opened(session: str) -> SessionOpened:
+    return SessionOpened(session=session, partition=2, offset=0, host="desk", recorder="r",
+                         codec="bytes/1", source={}, started=1)  # fmt: skip
+
+
+def conflict(session: str) -> ChunkConflict:
+    return ChunkConflict(session=session, index=0, stored_leaf=HASH, refused_leaf=HASH)
+
+
+def closed(made: MadeSession) -> SessionClosed:
+    return SessionClosed(
+        session=made.manifest.session, next_seq=made.manifest.next_seq, raw_bytes=1, reason="done"
+    )
+
+
+async def stored(house: House, made: MadeSession) -> list[Strict]:
+    """Chunks and manifest in the catalog; the events of storage."""
+    session, found = made.manifest.session, []
+    for chunk in made.chunks:
+        header = chunk.header
+        await house.catalog.insert("chunks", chunk_document(header, chunk.leaf, len(chunk.data)))
+        found.append(ChunkStored(
+            session=session, index=header.index, leaf=chunk.leaf.hex(), size=len(chunk.data),
+            records=header.records, missing=header.missing, last=header.last,
+        ))  # fmt: skip
+    document = manifest_document(session, made.manifest_bytes, made.checkpoint)
+    await house.catalog.insert("manifests", document)
+    digest = manifest_hash(made.manifest_bytes).hex()
+    return [*found, ManifestStored(session=session, manifest_hash=digest)]
+
+
+async def sessions_of_all_states(house: House) -> dict[str, str]:
+    """Sessions by the state that they end in."""
+    found = {}
+    for state in STATES:
+        made = make_session(seed=next(SEEDS), drop=[3, 4] if state == "incomplete" else ())
+        session = made.manifest.session
+        found[state] = session
+        await house.live(opened(session), session)
+        await house.live(SessionPaused(session=session, reason="lunch"), session)
+        if state == "paused":
+            continue
+        await house.live(SessionResumed(session=session, reason="back"), session)
+        beat = SessionHeartbeat(session=session, next_seq=5, raw_bytes=700)
+        await house.live(beat, session)
+        if state == "recording":
+            continue
+        if state != "completed":
+            await house.live(conflict(session), session)
+        await house.live(closed(made), session)
+        events = await stored(house, made)
+        for data in events[:-1] if state == "processing" else events:
+            await house.live(data, session)
+    abandoned = make_session(seed=next(SEEDS), end="abandon")
+    session = found["abandoned"] = abandoned.manifest.session
+    await house.live(opened(session), session)
+    end = SessionAbandoned(session=session, partition=2, offset=9, reason="silence")
+    for data in [end, *await stored(house, abandoned)]:
+        await house.live(data, session)
+    return found
+
+
+async def test_a_rebuilt_view_is_equal_to_the_live_one_and_takes_its_place(house: House) -> None:
+    sessions = await sessions_of_all_states(house)
+    before = await house.view()
+    states = {name: before[key]["state"] for name, key in sessions.items()}
+    assert states == {**{name: name for name in STATES}, "abandoned": "incomplete"}
+    right = await house.trusted_view()
+    old = (await read_alias(house.catalog, "sessions")).collection
+    for cache_bytes in (1 << 20, 1):
+        result = await house.rebuild(cache_bytes=cache_bytes)
+        assert (result.equal, result.corrected, result.carried) == (len(before), [], [])
+        assert result.documents == len(before)
+        assert await house.trusted_view() == right
+    alias = await read_alias(house.catalog, "sessions")
+    assert (alias.collection, alias.frozen_until, alias.rebuild) == (result.collection, None, None)
+    assert await house.catalog.collections("sessions.") == [result.collection]
+    assert old != result.collection
+    session = sessions["paused"]
+    await house.live(SessionResumed(session=session, reason="back"), session)
+    assert (await house.keeper.load(session)).state == "recording"
+
+
+async def test_a_view_that_has_drifted_is_corrected(house: House) -> None:
+    sessions = await sessions_of_all_states(house)
+    right = await house.trusted_view()
+    place = await house.catalog.where("sessions")
+    wrong = await house.catalog.get("sessions", sessions["incomplete"])
+    assert wrong is not None
+    await house.catalog.put(place, {**wrong, "shortcomings": [], "state": "completed"})
+    result = await house.rebuild()
+    assert result.corrected == [sessions["incomplete"]]
+    assert await house.trusted_view() == right
+
+
+async def test_no_event_is_lost_or_counted_twice_while_views_are_swapped(house: House) -> None:
+    """Conflicts are counted, so a double or a lost event shows."""
+    sessions = [make_session(seed=next(SEEDS)).manifest.session for _ in range(3)]
+    stop = asyncio.Event()
+    counts = dict.fromkeys(sessions, 0)
+
+    async def writer(session: str) -> None:
+        await house.live(opened(session), session)
+        while not stop.is_set():
+            await house.live(conflict(session), session)
+            counts[session] += 1
+
+    writers = [asyncio.create_task(writer(session)) for session in sessions]
+    try:
+        for _ in range(4):
+            await house.rebuild()
+    finally:
+        stop.set()
+        await asyncio.gather(*writers)
+    assert all(count > 0 for count in counts.values())
+    view = await house.view()
+    assert {session: view[session]["conflicts"] for session in sessions} == counts
+    result = await house.rebuild()
+    view = await house.view()
+    assert result.equal == len(view)
+    assert {session: view[session]["conflicts"] for session in sessions} == counts
+
+
+async def test_a_writer_that_slept_through_the_swap_handles_its_event_again(house: House) -> None:
+    session = make_session(seed=next(SEEDS)).manifest.session
+    await house.live(opened(session), session)
+    event, place = await house.send(conflict(session), session)
+    view = View(house.catalog, "sessions")
+    alias = await view.open()
+    await house.rebuild()
+    await house.keeper._apply(event, place, alias.collection)
+    with pytest.raises(Swapping):
+        await view.check(alias)
+    assert (await house.keeper.handle(event, place)).conflicts == 1
+    assert (await house.keeper.handle(event, place)).conflicts == 1
+    fresh = make_session(seed=next(SEEDS)).manifest.session
+    event, place = await house.send(opened(fresh), fresh)
+    await house.keeper._apply(event, place, alias.collection)
+    with pytest.raises(Swapping):
+        await view.check(alias)
+    assert fresh not in await house.view()
+    assert (await house.keeper.handle(event, place)).opened is not None
+
+
+async def test_what_the_live_pipeline_had_not_handled_is_settled_by_it_afterwards(
+    house: House,
+) -> None:
+    made = make_session(seed=next(SEEDS))
+    session = made.manifest.session
+    for data in [opened(session), closed(made)]:
+        await house.live(data, session)
+    waiting = [await house.send(data, session) for data in await stored(house, made)]
+    await house.rebuild()
+    assert (await house.keeper.load(session)).ready
+    for event, place in waiting:
+        state = await house.keeper.handle(event, place)
+    assert (state.state, state.stored_bytes) == ("completed", made.manifest.tally.sealed_bytes)
+
+
+async def test_a_frozen_view_is_written_by_nobody_until_it_thaws(house: House) -> None:
+    session = make_session(seed=next(SEEDS)).manifest.session
+    await house.live(opened(session), session)
+    seen = []
+
+    async def look() -> None:
+        event, place = await house.send(SessionPaused(session=session, reason="x"), session)
+        with pytest.raises(Swapping):
+            await house.keeper.handle(event, place)
+        assert (await list_projections(house.settings))[0]["state"] == "being swapped"
+        seen.append((event, place))
+
+    house.when_frozen = look
+    await house.rebuild()
+    assert (await house.keeper.handle(*seen[0])).state == "paused"
+
+
+async def test_a_writer_that_waited_too_long_thaws_the_view_and_the_swap_is_lost(
+    house: House,
+) -> None:
+    session = make_session(seed=next(SEEDS)).manifest.session
+    await house.live(opened(session), session)
+    before = await read_alias(house.catalog, "sessions")
+    late = replace(house.keeper, clock=lambda: wall_clock() + 3_600_000_000)
+
+    async def thaw() -> None:
+        event, place = await house.send(SessionPaused(session=session, reason="x"), session)
+        assert (await late.handle(event, place)).state == "paused"
+
+    house.when_frozen = thaw
+    with pytest.raises(SwapLost):
+        await house.rebuild()
+    alias = await read_alias(house.catalog, "sessions")
+    assert alias.collection == before.collection
+    assert await house.catalog.collections("sessions.") == [before.collection]
+    assert (await house.keeper.load(session)).state == "paused"
+
+
+async def test_two_rebuilds_at_once_leave_one_view(house: House) -> None:
+    session = make_session(seed=next(SEEDS)).manifest.session
+    await house.live(opened(session), session)
+
+    async def other() -> None:
+        house.when_frozen = nothing
+        await house.rebuild()
+
+    house.when_frozen = other
+    with pytest.raises(SwapLost):
+        await house.rebuild()
+    assert (await house.keeper.load(session)).opened is not None
+    assert len(await house.catalog.collections("sessions.")) == 1
+    taken = await read_alias(house.catalog, "sessions")
+    stale = Alias("sessions", taken.collection, taken.version - 1)
+    assert await change_alias(house.catalog, stale) is None
+
+
+@pytest.mark.parametrize("moment", ["folding", "frozen"])
+async def test_a_rebuild_that_is_killed_leaves_the_live_view_and_the_next_cleans_up(
+    house: House, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sessions = await sessions_of_all_states(house)
+    before = await house.view()
+    alias = await read_alias(house.catalog, "sessions")
+
+    class Killed(BaseException):
+        pass
+
+    async def kill(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Rebuild, "_give_up", nothing_but)  # nobody is left to do it
+        if moment == "frozen":
+            house.when_frozen = kill
+        else:
+            patched.setattr(Rebuild, "_keep_all", kill)
+        with pytest.raises(Killed):
+            await house.rebuild(cache_bytes=1)
+    house.when_frozen = nothing
+    assert await house.view() == before
+    assert len(await house.catalog.collections("sessions.")) == 2
+    session = sessions["paused"]
+    event, place = await house.send(SessionResumed(session=session, reason="back"), session)
+    late = replace(house.keeper, clock=lambda: wall_clock() + 61_000_000)
+    assert (await late.handle(event, place)).state == "recording"
+    assert (await read_alias(house.catalog, "sessions")).collection == alias.collection
+    result = await house.rebuild()
+    assert result.equal == len(before)
+    assert await house.catalog.collections("sessions.") == [result.collection]
+
+
+async def nothing_but(self: Rebuild, collection: str) -> None:
+    pass
+
+
+async def test_a_rebuild_that_fails_tidies_up_by_itself(house: House) -> None:
+    session = make_session(seed=next(SEEDS)).manifest.session
+    await house.live(opened(session), session)
+    before = await read_alias(house.catalog, "sessions")
+
+    async def fail() -> None:
+        raise RuntimeError("a bug")
+
+    house.when_frozen = fail
+    with pytest.raises(RuntimeError):
+        await house.rebuild()
+    after = await read_alias(house.catalog, "sessions")
+    assert (after.collection, after.frozen_until, after.rebuild) == (before.collection, None, None)
+    assert await house.catalog.collections("sessions.") == [before.collection]
+
+
+async def test_sessions_whose_beginning_has_expired_are_carried_over(alone: Settings) -> None:
+    async with open_house(alone) as house:
+        await carried_over(house)
+
+
+async def carried_over(house: House) -> None:
+    sessions = await sessions_of_all_states(house)
+    await house.producer.send(house.contract.topic("session.events").full_name, b"junk", key=b"x")
+    before = await house.trusted_view()
+    admin = AIOKafkaAdminClient(bootstrap_servers=house.settings.kafka_servers())
+    await admin.start()
+    topic = house.contract.topic("session.events").full_name
+    cut: dict[int, int] = {}
+    for session in ("completed", "recording"):
+        places = [place for event, place in house.sent if event.subject == sessions[session]]
+        partition, offset = places[1 if session == "recording" else -1]
+        cut[partition] = max(cut.get(partition, 0), offset + 1)
+    await admin.delete_records(
+        {TopicPartition(topic, part): RecordsToDelete(before_offset=end)
+         for part, end in cut.items()}
+    )  # fmt: skip
+    await admin.close()
+    result = await house.rebuild()
+    assert {sessions["completed"], sessions["recording"]} <= set(result.carried)
+    assert result.refused == 1
+    assert await house.trusted_view() == before
+    session = sessions["recording"]
+    await house.live(conflict(session), session)
+    again = await house.rebuild()
+    assert session in again.carried
+    assert (await house.keeper.load(session)).conflicts == 1
+
+
+async def test_commands_say_what_there_is_and_leave_an_audit_event(house: House) -> None:
+    sessions = await sessions_of_all_states(house)
+    (listed,) = await list_projections(house.settings)
+    assert (listed["projection"], listed["documents"]) == ("sessions", len(await house.view()))
+    result = await rebuild(house.settings, "sessions")
+    assert result.equal == listed["documents"] >= len(sessions)
+    async with open_reader(house.settings, house.contract, "audit.events", FETCH_BYTES) as reader:
+        starts = {part: first for part, (first, _) in reader.bounds.items()}
+        kinds = [dict(one.headers)["ce_type"] async for one in reader.records(starts)]
+    assert kinds == [b"lucid.audit.projection_rebuilt.v1"]
+    with pytest.raises(UnknownProjection, match="sessions"):
+        find_projection("frames")
