@@ -7,7 +7,7 @@ import sys
 import typer
 
 from agents.auditor import commands as auditor
-from agents.platform import key_commands, topic_commands
+from agents.platform import key_commands, points, topic_commands
 from agents.platform.stack import commands as stack
 from agents.run import run
 from agents.session.recorder import commands as recorder
@@ -35,6 +35,7 @@ app.command("export")(auditor.export)
 def main() -> int:
     """Run the command; an error of Lucid's own is one line that says what to do."""
     try:
+        points.arm()
         app()
     except LucidError as error:
         print(f"error: {error}", file=sys.stderr)

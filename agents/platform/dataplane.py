@@ -21,6 +21,7 @@ import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
+from agents.platform.points import async_point
 from agents.platform.retry import Deadline
 from schemas.errors import LucidError
 
@@ -259,6 +260,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
             self._paused = set()
 
     async def _commit(self, partitions: Sequence[TopicPartition]) -> None:
+        await async_point("runner.before-commit")
         offsets = {}
         for partition in partitions:
             position = self._workers[partition].position()
@@ -279,6 +281,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
         except KafkaError as error:
             log.warning("commit failed, trying again", error=repr(error))
             return
+        await async_point("runner.after-commit")
         self._committed.update(offsets)
         for partition, offset in offsets.items():
             await self._workers[partition].committed(offset)

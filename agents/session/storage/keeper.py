@@ -18,6 +18,7 @@ import structlog
 
 from agents.platform.blobs import CHECKPOINT, KEY, MANIFEST, Blobs, chunk_name
 from agents.platform.catalog import Catalog, Document
+from agents.platform.points import async_point
 from agents.session.storage.metrics import StorageMetrics
 from schemas.canonical import Strict
 from schemas.chunks import ChunkHeader
@@ -79,11 +80,13 @@ class Keeper:
             )  # fmt: skip
         await self._keep_key(session, record.wrapped_key)
         document = chunk_document(header, leaf, len(record.chunk.data))
+        await async_point("storage.file-stored")
         if await self.catalog.insert("chunks", document):
             self.metrics.chunks.inc()
             self.metrics.bytes.inc(len(record.chunk.data))
         else:
             self.metrics.duplicates.inc()
+        await async_point("storage.entry-made")
         return ChunkStored(
             session=session,
             index=header.index,
@@ -114,10 +117,12 @@ class Keeper:
             "manifest": record.manifest.decode(),
             "checkpoint": record.checkpoint,
         }
+        await async_point("storage.file-stored")
         if await self.catalog.insert("manifests", document):
             self.metrics.manifests.inc()
         else:
             self.metrics.duplicates.inc()
+        await async_point("storage.entry-made")
         return ManifestStored(session=session, manifest_hash=digest)
 
     async def _keep_key(self, session: str, wrapped: bytes) -> None:

@@ -17,6 +17,7 @@ from aiokafka import ConsumerRecord, TopicPartition
 from agents.platform.dataplane import Fail, OffsetTracker, Tasks
 from agents.platform.deadletters import DeadLetters
 from agents.platform.eventbus import EventBus
+from agents.platform.points import async_point
 from agents.platform.retry import Backoff, Deadline, Transient, retry
 from agents.session.storage.keeper import Keeper
 from schemas.canonical import Strict
@@ -99,6 +100,7 @@ class StorageWorker:
             await self._shared.letters.refuse(raw, error)
             return
         await self._shared.events.emit(event, (raw.key or b"").decode())
+        await async_point("storage.event-sent")
 
     async def _stored(self, raw: Record) -> Strict:
         if raw.topic == self._shared.manifests:
