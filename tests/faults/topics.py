@@ -7,7 +7,6 @@ import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -15,9 +14,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from schemas.canonical import decode
 from schemas.controls import Open
 from schemas.frames import Kind, from_kafka
-from schemas.topics import parse_contract
 
-CONTRACT = parse_contract((Path(__file__).parents[2] / "topics.yaml").read_text())
 FETCH_BYTES = 18 * 1024**2
 _WINDOW = 64  # records on their way to the copy
 
@@ -37,22 +34,19 @@ class SessionLog:
     ended: str = ""
 
 
-def partitions(topic: str) -> int:
-    """How many partitions topics.yaml gives a topic of this full name."""
-    wanted = {each.full_name: each.partitions for each in CONTRACT.topics.values()}
-    return next(number for name, number in wanted.items() if topic.endswith(name))
-
-
 @asynccontextmanager
 async def reader(servers: str, topic: str) -> AsyncIterator[tuple[AIOKafkaConsumer, Any]]:
     """A consumer at the beginning of all partitions, and the end offset of each."""
     consumer = AIOKafkaConsumer(
-        bootstrap_servers=servers, enable_auto_commit=False, auto_offset_reset="earliest",
-        max_partition_fetch_bytes=FETCH_BYTES,
+        topic, bootstrap_servers=servers, group_id=None, enable_auto_commit=False,
+        auto_offset_reset="earliest", max_partition_fetch_bytes=FETCH_BYTES,
     )  # fmt: skip
     await consumer.start()
     try:
-        places = [TopicPartition(topic, number) for number in range(partitions(topic))]
+        places: list[TopicPartition] = sorted(consumer.assignment())
+        if not places:
+            raise LookupError(f"there is no topic {topic}")
+        consumer.unsubscribe()
         consumer.assign(places)
         yield consumer, await consumer.end_offsets(places)
     finally:
