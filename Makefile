@@ -53,7 +53,8 @@ bench: setup ## measure speed and memory as ratios to baselines of the same run
 
 .PHONY: faults
 faults: setup ## kill, cut and fill things by SEED for MINUTES, then compare every byte
-	@$(BIN)/python -m tests.faults --seed $(or $(SEED),1) --minutes $(or $(MINUTES),10)
+	@$(BIN)/python -m tests.faults --seed $(or $(SEED),1) --minutes $(or $(MINUTES),10) \
+		--pause $(or $(PAUSE),4)
 
 .PHONY: lock
 lock: $(STAMP) ## make the lock files anew from pyproject.toml

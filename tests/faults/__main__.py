@@ -21,6 +21,7 @@ from rich.console import Console
 from tests.faults import disk
 from tests.faults.report import show
 from tests.faults.run import Options, Tell, execute, keep
+from tests.faults.schedule import PAUSE
 
 QUIET_SECONDS = 10.0  # between lines where there is no terminal
 
@@ -29,15 +30,16 @@ def main(
     seed: Annotated[int, typer.Option(help="Decides what goes wrong when.", min=0)] = 1,
     minutes: Annotated[float, typer.Option(help="How long things go wrong.", min=0.1)] = 10,
     recorders: Annotated[int, typer.Option(help="Sessions at any time.", min=1, max=32)] = 4,
+    pause: Annotated[float, typer.Option(help="Seconds between faults.", min=1)] = PAUSE,
     home: Annotated[Path | None, typer.Option(help="An empty folder for the run.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the figures.")] = Path("faults-out"),
 ) -> None:
     """Kill, stop, cut, delay and fill things by a seeded schedule; then compare everything."""
     home = (home or Path(tempfile.mkdtemp(prefix="lucid-faults-"))).absolute()
-    options = Options(seed, minutes * 60, home, recorders)
+    options = Options(seed, minutes * 60, home, recorders, pause)
     if disk.MARK not in os.environ:
-        inner = ["--seed", seed, "--minutes", minutes, "--recorders", recorders, "--home", home,
-                 "--out", out]  # fmt: skip
+        inner = ["--seed", seed, "--minutes", minutes, "--recorders", recorders, "--pause", pause,
+                 "--home", home, "--out", out]  # fmt: skip
         disk.enter(options.blobs, [sys.executable, "-m", "tests.faults", *map(str, inner)])
     for name in [name for name in os.environ if name.startswith("LUCID_")]:
         if name not in (disk.MARK, "LUCID_CACHE"):

@@ -8,6 +8,7 @@ else that must not be: sessions without an end, dead letters, conflicts, leftove
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from tests import independent_reader
 from tests.faults.recorders import Recorder
 from tests.faults.topics import SessionLog
 
+_CHUNK = re.compile(r"[0-9]{8,16}\.chunk")
 FINAL = ("completed", "incomplete")
 
 
@@ -129,7 +131,7 @@ def _catalog(session: str, files: dict[str, bytes], left: Left, verdict: Verdict
     mine = {key: one for key, one in left.chunks.items() if one["session"] == session}
     wanted = {
         f"{session}:{int(name[:-6])}": (hashlib.sha256(b"\0" + data).hexdigest(), len(data))
-        for name, data in files.items() if name.endswith(".chunk")
+        for name, data in files.items() if _CHUNK.fullmatch(name)
     }  # fmt: skip
     if {key: (one["leaf"], one["size"]) for key, one in mine.items()} != wanted:
         verdict.different.append(f"{session}: the catalog's chunks are not those of the files")
@@ -148,8 +150,9 @@ def _content(
 ) -> None:  # fmt: skip
     """Every sequence number, and every payload, from the recorder's count to the stored chunks."""
     named = {
-        f"chunks/{name}" if name.endswith(".chunk") else name: data for name, data in files.items()
-    }
+        f"chunks/{name}" if _CHUNK.fullmatch(name) else name: data
+        for name, data in files.items() if "/" not in name
+    }  # fmt: skip
     try:
         entries = independent_reader.check(named, left.processor_key, left.identity)
     except independent_reader.Wrong as error:

@@ -22,6 +22,7 @@ class Outcome:
 
     seed: int
     minutes: float
+    pause: float
     verdict: Verdict = field(default_factory=Verdict)
     faults: Counter[str] = field(default_factory=Counter)
     kills: Counter[str] = field(default_factory=Counter)
@@ -37,7 +38,7 @@ class Outcome:
 
     @property
     def command(self) -> str:
-        return f"make faults SEED={self.seed} MINUTES={self.minutes:g}"
+        return f"make faults SEED={self.seed} MINUTES={self.minutes:g} PAUSE={self.pause:g}"
 
     def as_json(self) -> dict[str, Any]:
         verdict = {**asdict(self.verdict), "good": self.verdict.good}

@@ -25,7 +25,7 @@ from tests.faults.judge import FINAL, Left, Verdict, judge
 from tests.faults.recorders import Recorders
 from tests.faults.reference import seal_again
 from tests.faults.report import Outcome
-from tests.faults.schedule import Fault, make_schedule
+from tests.faults.schedule import PAUSE, Fault, make_schedule
 from tests.faults.servers import Servers
 from tests.faults.topics import count
 
@@ -46,6 +46,7 @@ class Options:
     seconds: float
     home: Path
     at_once: int = 4
+    pause: float = PAUSE
     settle: float = 150.0
 
     @property
@@ -250,7 +251,7 @@ def _secret(text: str) -> str:
 
 def execute(options: Options, tell: Tell) -> Outcome:
     """Do a whole run; what goes wrong in the harness itself is raised."""
-    outcome = Outcome(options.seed, round(options.seconds / 60, 2))
+    outcome = Outcome(options.seed, round(options.seconds / 60, 2), options.pause)
     without = [] if disk.is_mounted(options.blobs) else ["disk"]
     if without:
         outcome.left_out.append("disk full: no mounts here")
@@ -270,7 +271,7 @@ def execute(options: Options, tell: Tell) -> Outcome:
         noise = random.Random(f"run {options.seed}")
         run = Run(options, tell, outcome, servers, installation, fleet, recorders, noise)
         fleet.start()
-        run.disturb(make_schedule(options.seed, options.seconds, without))
+        run.disturb(make_schedule(options.seed, options.seconds, without, options.pause))
         run.settle()
         run.sweep()
         run.count_up()

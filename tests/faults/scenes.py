@@ -55,10 +55,10 @@ class Made:
     """A session's records, and what the same code makes of them undisturbed."""
 
     session: str
-    records: list[FrameRecord]
-    chunks: list[KafkaRecord] = field(default_factory=list)
-    manifest: KafkaRecord = (b"", [], b"")
-    files: dict[str, bytes] = field(default_factory=dict)
+    records: list[FrameRecord] = field(repr=False)
+    chunks: list[KafkaRecord] = field(default_factory=list, repr=False)
+    manifest: KafkaRecord = field(default=(b"", [], b""), repr=False)
+    files: dict[str, bytes] = field(default_factory=dict, repr=False)
 
 
 def make(settings: Settings, signer: Signer, seed: int) -> Made:
@@ -214,7 +214,7 @@ class Scene:
         """Wait for the manifests; every record must be the one of an undisturbed run."""
 
         def ended() -> bool:
-            assert not (letters := self.read("dead.letters")), letters[0].value[:500]
+            self.no_dead_letters()
             return {raw.key for raw in self.read("session.manifests")} >= {
                 made.session.encode() for made in sessions
             }
@@ -225,12 +225,13 @@ class Scene:
         manifests = self.read("session.manifests")
         for made in sessions:
             key = made.session.encode()
-            chunks = [(list(raw.headers), raw.value) for raw in sealed if raw.key == key]
-            wanted = [(headers, value) for _, headers, value in made.chunks]
-            assert [one for one in chunks if one not in wanted] == [], "a chunk differs"
-            assert [one for one in wanted if one not in chunks] == [], "a chunk is missing"
+            found = {(tuple(raw.headers), raw.value) for raw in sealed if raw.key == key}
+            wanted = {(tuple(headers), value) for _, headers, value in made.chunks}
+            others, missing = len(found - wanted), len(wanted - found)
+            assert (others, missing) == (0, 0), f"{others} chunks differ, {missing} are missing"
             found = {(tuple(raw.headers), raw.value) for raw in manifests if raw.key == key}
-            assert found == {(tuple(made.manifest[1]), made.manifest[2])}, "a manifest differs"
+            differs = found != {(tuple(made.manifest[1]), made.manifest[2])}
+            assert not differs, f"the manifest of session {made.session} differs"
 
     def judge_stored(self) -> None:
         """Wait for every file; files, entries and events must be those of an undisturbed run."""
@@ -258,7 +259,11 @@ class Scene:
                      for number, one in enumerate(made.chunks)}  # fmt: skip
             assert {key: size for key, size in entries.items() if key in sizes} == sizes
             assert manifests[made.session] == made.manifest[2]
-        assert self.read("dead.letters") == []
+        self.no_dead_letters()
+
+    def no_dead_letters(self) -> None:
+        found = [dict(raw.headers) for raw in self.read("dead.letters")]
+        assert not found, f"{len(found)} dead letters, the first: {found[0]}"
 
     def close(self) -> None:
         """End the service, whatever it is at."""

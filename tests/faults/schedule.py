@@ -25,7 +25,7 @@ _SECONDS = {
     "recorder-stop": (0.5, 4.0),
 }  # fmt: skip
 _WEIGHTS = {"kill": 3, "point": 5, "stop-long": 2, "cut": 2}
-_PAUSE = 4.0  # seconds from one fault to the next, on average
+PAUSE = 4.0
 _RECOVERY = 8.0  # seconds that a server needs until it is back
 
 
@@ -44,8 +44,10 @@ class Fault:
     detail: str = ""
 
 
-def make_schedule(seed: int, seconds: float, without: Collection[str] = ()) -> list[Fault]:
-    """The faults of a run, in order of time.
+def make_schedule(
+    seed: int, seconds: float, without: Collection[str] = (), pause: float = PAUSE
+) -> list[Fault]:
+    """The faults of a run, in order of time; `pause` seconds between two, on average.
 
     Kinds come from a deck that is shuffled and dealt to its end before it is made anew, so
     that a run of some minutes has all of them.
@@ -55,7 +57,7 @@ def make_schedule(seed: int, seconds: float, without: Collection[str] = ()) -> l
     back: dict[str, float] = {}
     deck: list[str] = []
     at = 1.0
-    while (at := at + noise.uniform(0.3, 2 * _PAUSE - 0.3)) < seconds - 1:
+    while (at := at + noise.uniform(0.3, 2 * pause - 0.3)) < seconds - 1:
         deck = deck or _shuffled(noise, without)
         fault = _fault(noise, round(at, 2), deck.pop())
         outage = _OUTAGES.get(fault.kind)

@@ -39,7 +39,7 @@ def storage_dies(scene: Scene, point: str) -> None:
     scene.judge_stored()
 
 
-def commits_between_chunk_and_progress(scene: Scene, point: str) -> None:
+def commit_while_progress_is_held(scene: Scene, point: str) -> None:
     """The order is chunk, progress, commit: the processor dies when progress is held back.
 
     Commits go on meanwhile, for the runner does not wait; they may not pass a record whose
@@ -65,7 +65,7 @@ ACTS: dict[str, tuple[str, Callable[[Scene, str], None], str]] = {
     **{f"storage at {name}": ("storage", storage_dies, name) for name in STORAGE},
     **{
         f"commits with progress {hit} held": (
-            "processor", commits_between_chunk_and_progress, f"processor.before-progress:{hit}",
+            "processor", commit_while_progress_is_held, f"processor.before-progress:{hit}",
         )
         for hit in (1, 2)
     },
