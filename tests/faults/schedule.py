@@ -106,4 +106,4 @@ def _armed(noise: random.Random) -> tuple[str, str]:
         room = noise.choice(["processor", "storage"])
     service = {"blobs": "storage"}.get(room, room)
     action = noise.choice(["kill", "kill", "kill", "stop"])
-    return f"{point}:{action}:{noise.randint(1, 6)}", f"{service}-{noise.randint(1, 2)}"
+    return f"{point}:{action}:{noise.randint(1, 3)}", f"{service}-{noise.randint(1, 2)}"
