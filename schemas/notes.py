@@ -15,6 +15,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import hmac
 import re
 from dataclasses import dataclass
 from uuid import UUID
@@ -122,6 +123,10 @@ class Signer:
     def verifier(self) -> Verifier:
         public, _ = nacl.bindings.crypto_sign_seed_keypair(self.seed)
         return Verifier(self.name, public)
+
+    def subkey(self, label: bytes) -> bytes:
+        """32 secret bytes for another purpose, which only the holder of this key can make."""
+        return hmac.digest(self.seed, b"lucid/1 subkey " + label, "sha256")
 
     def sign(self, text: str) -> str:
         """The note: `text` (which ends in a newline), an empty line, one signature."""

@@ -4,29 +4,42 @@ LucidError
 ├── RecordTooLarge        over the largest record that the contract allows; nothing was sent
 ├── SendRefused           the broker will not take it, however often it is sent
 └── Transient
+    ├── ConnectionRenewed a record before it failed: send again from that one on
     └── BrokerUnreachable
 
     create_producer(settings, *, max_record, linger_ms=5) -> AIOKafkaProducer
     async with Producer(settings, contract.limits, metrics=…) as producer:
         metadata = await producer.send(topic, value, key=…, headers=…, partition=…)
 
-After any error of `send` on an idempotent producer it is open whether the broker holds the
-record: the caller stops, and its successor does the work again.
+A broker that is away fails nothing: an idempotent aiokafka producer tries for as long as it
+lives. After any error of `send` it is open whether the broker holds the record, and aiokafka
+counts a batch that failed in its sequence numbers, so that every later one of the partition
+would be refused: the next send goes over a new connection with a new producer id. A caller
+that has several records on their way passes the connection's `epoch` with each, so that none
+of them overtakes one that failed.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Self
 
+import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import (
+    DuplicateSequenceNumber,
+    InvalidProducerEpoch,
     KafkaConnectionError,
     KafkaError,
     KafkaTimeoutError,
     MessageSizeTooLargeError,
+    OutOfOrderSequenceNumber,
+    ProducerClosed,
+    ProducerFenced,
     RecordListTooLargeError,
+    UnknownProducerId,
 )
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.structs import RecordMetadata
@@ -37,6 +50,14 @@ from agents.platform.retry import Transient
 from agents.platform.settings import Settings
 from schemas.errors import LucidError
 
+log = structlog.get_logger(__name__)
+
+LEAVE_SECONDS = 30.0  # for what a replaced connection still has on its way
+CLOSE_SECONDS = 5.0  # the same at the end
+_BY_CONNECTION = (
+    DuplicateSequenceNumber, InvalidProducerEpoch, OutOfOrderSequenceNumber, ProducerClosed,
+    ProducerFenced, UnknownProducerId,
+)  # fmt: skip
 REQUEST_OVERHEAD = 64 * 1024  # of a produce request around its one record
 Header = tuple[str, bytes | None]
 
@@ -49,13 +70,27 @@ class SendRefused(LucidError):
     """The broker refused a record for good."""
 
 
+class ConnectionRenewed(Transient):
+    """A record that was sent before this one failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """A record on its way. size: bytes of key and value. epoch: of its connection."""
+
+    topic: str
+    size: int
+    epoch: int
+    future: asyncio.Future[RecordMetadata]
+
+
 def create_producer(
     settings: Settings, *, max_record: int, linger_ms: int = 5, timeout: float = 30.0
 ) -> AIOKafkaProducer:
     """A producer for records of up to `max_record` bytes; not started.
 
     No compression: what Lucid produces in bulk is compressed or encrypted already.
-    timeout: seconds after which a record that was not acknowledged has failed.
+    timeout: seconds after which a request is sent again.
     """
     return AIOKafkaProducer(
         bootstrap_servers=settings.kafka_servers(),
@@ -67,6 +102,20 @@ def create_producer(
         linger_ms=linger_ms,
         request_timeout_ms=int(timeout * 1000),
     )
+
+
+async def _close(kafka: AIOKafkaProducer, seconds: float) -> None:
+    """Let a connection deliver what is on its way, as long as that may take; then drop it."""
+    try:
+        async with asyncio.timeout(seconds):
+            await kafka.stop()
+    except TimeoutError:
+        log.warning("records on their way were dropped with their connection")
+    finally:
+        # stop() returns early, or is cut off, while a broker does not answer.
+        if kafka._sender is not None and kafka._sender.sender_task is not None:
+            kafka._sender.sender_task.cancel()
+        await kafka.client.close()
 
 
 class Producer:
@@ -89,9 +138,18 @@ class Producer:
         self._settings = settings
         self._metrics = metrics
         self._limits = limits
-        self.kafka = create_producer(
-            settings, max_record=max(limits.values()), linger_ms=linger_ms, timeout=timeout
-        )
+        self._linger_ms, self._timeout = linger_ms, timeout
+        self._renewing = asyncio.Lock()
+        self._leaving: set[asyncio.Task[None]] = set()
+        self._broken = False
+        self._epoch = 0
+        self.kafka = self._create()
+
+    def _create(self) -> AIOKafkaProducer:
+        return create_producer(
+            self._settings, max_record=max(self._limits.values()), linger_ms=self._linger_ms,
+            timeout=self._timeout,
+        )  # fmt: skip
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -109,7 +167,31 @@ class Producer:
             raise unreachable(self._settings, error) from error
 
     async def stop(self) -> None:
-        await self.kafka.stop()
+        for task in self._leaving:
+            task.cancel()
+        await asyncio.gather(*self._leaving, return_exceptions=True)
+        await _close(self.kafka, CLOSE_SECONDS)
+
+    async def epoch(self) -> int:
+        """The number of a connection that works; after a failure a new one is made.
+
+        Raises BrokerUnreachable.
+        """
+        async with self._renewing:
+            if self._broken:
+                fresh = self._create()
+                try:
+                    await fresh.start()
+                except KafkaError as error:
+                    await fresh.stop()
+                    raise unreachable(self._settings, error) from error
+                old, self.kafka = self.kafka, fresh
+                self._broken, self._epoch = False, self._epoch + 1
+                task = asyncio.create_task(_close(old, LEAVE_SECONDS))
+                self._leaving.add(task)
+                task.add_done_callback(self._leaving.discard)
+                log.info("connection renewed", epoch=self._epoch)
+        return self._epoch
 
     async def submit(
         self,
@@ -120,21 +202,28 @@ class Producer:
         headers: Sequence[Header] = (),
         partition: int | None = None,
         timestamp_ms: int | None = None,
-    ) -> asyncio.Future[RecordMetadata]:
+        epoch: int | None = None,
+    ) -> Sending:
         """Queue a record; its place in the partition is behind all queued before.
 
-        The future must be awaited through `acknowledged`. Raises as `send` does.
+        What comes back must be awaited through `acknowledged`. Raises as `send` does, and
+        ConnectionRenewed when `epoch` is given and over.
         """
         fields = list(headers)
         size = self._fitting(topic, key, value, fields)
+        now = await self.epoch() if epoch is None else self._epoch
+        if epoch is not None and (epoch != now or self._broken):
+            raise ConnectionRenewed(f"a record for {topic} before this one failed", retry_after=0)
         try:
             future: asyncio.Future[RecordMetadata] = await self.kafka.send(
                 topic, value, key=key, headers=fields, partition=partition,
                 timestamp_ms=timestamp_ms,
             )  # fmt: skip
         except KafkaError as error:
-            raise self._typed(topic, size, error) from error
-        return future
+            raise self._failed(topic, size, now, error) from error
+        # Whoever gives up waiting leaves no "exception was never retrieved" behind.
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return Sending(topic, len(value or b"") + len(key or b""), now, future)
 
     def _fitting(
         self, topic: str, key: bytes | None, value: bytes | None, headers: list[Header]
@@ -148,16 +237,14 @@ class Producer:
             raise RecordTooLarge(f"a record of {size} bytes for {topic} is over {limit} bytes")
         return size
 
-    async def acknowledged(
-        self, future: asyncio.Future[RecordMetadata], topic: str, size: int = 0
-    ) -> RecordMetadata:
+    async def acknowledged(self, sending: Sending) -> RecordMetadata:
         """Wait until all in-sync replicas hold the record."""
         try:
-            metadata = await future
+            metadata = await sending.future
         except KafkaError as error:
-            raise self._typed(topic, size, error) from error
+            raise self._failed(sending.topic, sending.size, sending.epoch, error) from error
         if self._metrics is not None:
-            self._metrics.sent(topic, size)
+            self._metrics.sent(sending.topic, sending.size)
         return metadata
 
     async def send(
@@ -174,10 +261,15 @@ class Producer:
 
         Raises RecordTooLarge, SendRefused, BrokerUnreachable or another Transient.
         """
-        future = await self.submit(
+        sending = await self.submit(
             topic, value, key=key, headers=headers, partition=partition, timestamp_ms=timestamp_ms
         )
-        return await self.acknowledged(future, topic, len(value or b"") + len(key or b""))
+        return await self.acknowledged(sending)
+
+    def _failed(self, topic: str, size: int, epoch: int, error: KafkaError) -> LucidError:
+        if epoch == self._epoch:
+            self._broken = True
+        return self._typed(topic, size, error)
 
     def _typed(self, topic: str, size: int, error: KafkaError) -> LucidError:
         if isinstance(error, MessageSizeTooLargeError | RecordListTooLargeError):
@@ -187,6 +279,6 @@ class Producer:
             )
         if isinstance(error, KafkaConnectionError | KafkaTimeoutError):
             return unreachable(self._settings, repr(error))
-        if error.retriable:
+        if error.retriable or isinstance(error, _BY_CONNECTION):
             return Transient(f"{topic} does not take a record now: {error!r}")
         return SendRefused(f"{topic} refused a record: {error!r}")

@@ -18,7 +18,7 @@ class PipelineSettings(Section):
 
     port: int = Field(8083, ge=0, le=65535, description="Health and metrics; 0 picks a free one")
     abandon_after: float = Field(
-        60.0, ge=1, le=86_400, description="Seconds without a sign of a recorder, then abandon"
+        600.0, ge=1, le=86_400, description="Seconds without a sign of a recorder, then abandon"
     )
     watch_every: float = Field(
         5.0, gt=0, le=3600, description="Seconds between looks at silent sessions"

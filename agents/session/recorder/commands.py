@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import structlog
@@ -18,17 +21,25 @@ from agents.platform.contract import ensure_contract, load_contract
 from agents.platform.output import AsJson, errors, print_json
 from agents.platform.producer import Producer
 from agents.platform.settings import Settings
-from agents.session.recorder.displays import display_source
-from agents.session.recorder.recording import Ended, Recording
+from agents.session.recorder.order import Ended, Order
+from agents.session.recorder.recording import Recording
 from agents.session.recorder.settings import RecorderSettings
-from agents.session.recorder.sources.base import Source
-from agents.session.recorder.sources.file import FileSource
-from agents.session.recorder.sources.synthetic import SyntheticSource
+from agents.session.recorder.sources.capture import Capture, source_of
+from agents.session.recorder.spool import leftovers
 from agents.session.recorder.wiring import follow_progress, make_order, open_outlet
+from agents.session.recorder.wiring import resume as resume_spool
 from schemas.canonical import encode
 from schemas.commands import Action, RecorderCommand
+from schemas.errors import LucidError
 from schemas.progress import SessionProgress
 from schemas.sessions import new_session_id, parse_session_id
+
+
+class NothingLeft(LucidError):
+    """There is no spool to go on with."""
+
+    exit_status = 66  # EX_NOINPUT of sysexits.h
+
 
 app = typer.Typer(help="Tell the recorder of a host what to do.", no_args_is_help=True)
 
@@ -37,6 +48,10 @@ def record(
     display: Annotated[str | None, typer.Option(help="X11 display, such as :0.")] = None,
     file: Annotated[str | None, typer.Option(help="A file, or - for standard input.")] = None,
     synthetic: Annotated[int | None, typer.Option(help="Make up this many frames.", min=1)] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the sessions that were left here.")
+    ] = False,
+    session: Annotated[str | None, typer.Option(help="With --resume: this one only.")] = None,
     size: Annotated[int, typer.Option(help="Bytes of a made-up frame.", min=1, max=1_000_000)] = (
         64 * 1024
     ),
@@ -51,22 +66,34 @@ def record(
 ) -> None:
     """Record a display, a file or made-up frames until it ends, or Ctrl-C."""
     section = RecorderSettings.load()
-    if sum(choice is not None for choice in (display, file, synthetic)) != 1:
-        raise typer.BadParameter("give one of --display, --file and --synthetic")
-    source: Source
-    if display is not None:
-        source = display_source(display, section)
-    elif file is not None:
-        source = FileSource(file)
-    else:
-        source = SyntheticSource(frames=synthetic or 1, size=size, rate=rate, seed=seed)
+    if sum((display is not None, file is not None, synthetic is not None, resume)) != 1:
+        raise typer.BadParameter("give one of --display, --file, --synthetic and --resume")
+    if session is not None and not resume:
+        raise typer.BadParameter("--session goes with --resume")
+    settings = Settings.load()
     _quiet()
-    recording, ended = asyncio.run(
-        _record(Settings.load(), section, source, duration, owner, project, quiet=as_json)
-    )
-    _report(recording, ended, as_json)
-    if ended.error is not None:
-        raise ended.error
+    if resume:
+        places = _left(settings, section, session)
+        results = asyncio.run(_resume(settings, section, places, duration, quiet=as_json))
+    else:
+        capture = _capture(display, file, synthetic, size, rate, seed)
+        order = make_order(settings, section, owner=owner, project=project)
+        work = _record(settings, section, order, capture, duration, quiet=as_json)
+        results = [asyncio.run(work)]
+    _report(results, as_json, alone=not resume)
+    failed = [ended.error for _, ended in results if ended.error is not None]
+    if failed:
+        raise failed[0]
+
+
+def _capture(
+    display: str | None, file: str | None, synthetic: int | None, size: int, rate: float, seed: int
+) -> Capture:
+    if display is not None:
+        return Capture(kind="display", name=display, xauthority=os.environ.get("XAUTHORITY"))
+    if file is not None:
+        return Capture(kind="file", name=file if file == "-" else str(Path(file).absolute()))
+    return Capture(kind="synthetic", frames=synthetic or 1, size=size, rate=rate, seed=seed)
 
 
 def _quiet() -> None:
@@ -76,84 +103,156 @@ def _quiet() -> None:
 
 
 async def _record(
-    settings: Settings, section: RecorderSettings, source: Source, duration: float | None,
-    owner: str, project: str, *, quiet: bool,
+    settings: Settings, section: RecorderSettings, order: Order, capture: Capture,
+    duration: float | None, *, quiet: bool,
 ) -> tuple[Recording, Ended]:  # fmt: skip
-    order = make_order(settings, section, owner=owner, project=project)
     await ensure_contract(settings)
     async with open_outlet(settings, asyncio.Event()) as outlet:
-        recording = Recording(source, order, outlet)
+        recording = Recording(source_of(capture, section), order, outlet, capture)
         await recording.open()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, recording.stop, f"stopped by {number.name}")
-        if duration is not None:
-            loop.call_later(duration, recording.stop, f"stopped after {duration:g} s")
-        view = Progress(recording)
-        watching = [asyncio.create_task(follow_progress(settings, view.take))]
-        if not quiet:
-            watching.append(asyncio.create_task(view.show()))
-        try:
-            return recording, await recording.run()
-        finally:
-            for task in watching:
-                task.cancel()
-            await asyncio.gather(*watching, return_exceptions=True)
+        if left := len(leftovers(order.spool.folder)) - 1:
+            errors.print(f"{left} more sessions were left here; `lucid record --resume` goes on")
+        return (await _run(settings, [recording], duration, quiet=quiet))[0]
+
+
+def _left(settings: Settings, section: RecorderSettings, session: str | None) -> list[Path]:
+    """The spools to go on with; raises NothingLeft."""
+    folder = make_order(settings, section).spool.folder
+    found = leftovers(folder)
+    if session is not None:
+        name = str(parse_session_id(session))
+        found = [place for place in found if place.name == name]
+    if session is not None and not found:
+        raise NothingLeft(
+            f"no spool of session {session} is in {folder}",
+            hint="It was delivered whole, or recorded on another host",
+        )
+    return found
+
+
+async def _resume(
+    settings: Settings, section: RecorderSettings, places: list[Path], duration: float | None,
+    *, quiet: bool,
+) -> list[tuple[Recording, Ended]]:  # fmt: skip
+    """Go on with every session that can be; what keeps one from it is raised after the others."""
+    await ensure_contract(settings)
+    order = make_order(settings, section)
+    recordings: list[Recording] = []
+    problems: list[LucidError] = []
+    async with open_outlet(settings, asyncio.Event()) as outlet:
+        for place in places:
+            try:
+                found = await resume_spool(place, order, outlet, section)
+            except LucidError as error:
+                problems.append(error)
+                continue
+            recordings += [found] if found is not None else []
+        results = await _run(settings, recordings, duration, quiet=quiet) if recordings else []
+    for problem in problems[1:]:
+        errors.print(f"error: {problem}", style="red")
+    if problems:
+        _report(results, quiet, alone=False)
+        raise problems[0]
+    return results
+
+
+async def _run(
+    settings: Settings, recordings: Sequence[Recording], duration: float | None, *, quiet: bool
+) -> list[tuple[Recording, Ended]]:
+    """Until every recording has ended; a second signal leaves what is not delivered."""
+    loop = asyncio.get_running_loop()
+    stopping: list[str] = []
+
+    def stop(reason: str) -> None:
+        for recording in recordings:
+            if stopping:
+                recording.leave()
+            recording.stop(reason)
+        stopping.append(reason)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop, f"stopped by {number.name}")
+    if duration is not None:
+        loop.call_later(duration, stop, f"stopped after {duration:g} s")
+    view = Progress(recordings)
+    watching = [asyncio.create_task(follow_progress(settings, view.take))]
+    if not quiet:
+        watching.append(asyncio.create_task(view.show()))
+    try:
+        ended = await asyncio.gather(*(recording.run() for recording in recordings))
+        return list(zip(recordings, ended, strict=True))
+    finally:
+        for task in watching:
+            task.cancel()
+        await asyncio.gather(*watching, return_exceptions=True)
 
 
 class Progress:
-    """What is shown while a session is recorded; also ends it when others have ended it."""
+    """What is shown while sessions are recorded; also ends those that others have ended."""
 
-    def __init__(self, recording: Recording) -> None:
-        self._recording = recording
-        self._chunks = 0
-        self._sealed_seq = 0
+    def __init__(self, recordings: Sequence[Recording]) -> None:
+        self._recordings = {str(one.session): one for one in recordings}
+        self._chunks = dict.fromkeys(self._recordings, 0)
+        self._sealed_seq = dict.fromkeys(self._recordings, 0)
 
     def take(self, progress: SessionProgress) -> None:
         """A progress record of any session."""
-        if progress.opened.session != str(self._recording.session):
+        name = progress.opened.session
+        recording = self._recordings.get(name)
+        if recording is None:
             return
-        self._chunks = max(self._chunks, progress.next_index)
-        self._sealed_seq = max(self._sealed_seq, progress.next_seq)
-        if progress.ended and self._recording.state != "closed":
-            self._recording.ended_elsewhere()
+        self._chunks[name] = max(self._chunks[name], progress.next_index)
+        self._sealed_seq[name] = max(self._sealed_seq[name], progress.next_seq)
+        if progress.ended and recording.state != "closed":
+            recording.ended_elsewhere()
 
-    def line(self) -> Table:
+    def table(self) -> Table:
         """Time, frames, megabytes, chunks, and how many records are not sealed yet."""
-        now = self._recording
-        seconds = int(time.monotonic() - now.started)
         table = Table(box=None, pad_edge=False, show_header=False)
-        table.add_row(
-            f"{now.state} {seconds // 60}:{seconds % 60:02d}",
-            f"{now.frames} frames",
-            f"{now.raw_bytes / 1e6:.1f} MB",
-            f"{self._chunks} chunks sealed",
-            f"{now.next_seq - self._sealed_seq} records to seal",
-        )
+        for name, one in self._recordings.items():
+            seconds = int(time.monotonic() - one.started)
+            behind = f"{one.next_seq - self._sealed_seq[name]} records to seal"
+            if one.trouble is not None:
+                behind = f"no broker: {one.waiting} records wait on disk"
+            table.add_row(
+                f"{one.state} {seconds // 60}:{seconds % 60:02d}",
+                f"{one.frames} frames",
+                f"{one.raw_bytes / 1e6:.1f} MB",
+                f"{self._chunks[name]} chunks sealed",
+                behind,
+            )
         return table
 
     async def show(self) -> None:
         """Show it on standard error, four times a second, until cancelled."""
-        errors.print(f"Recording session {self._recording.session}; Ctrl-C ends it")
+        for name in self._recordings:
+            errors.print(f"Recording session {name}; Ctrl-C ends it")
         if not errors.is_terminal:
             return
-        with Live(self.line(), console=errors, auto_refresh=False) as live:
+        with Live(self.table(), console=errors, auto_refresh=False) as live:
             while True:
                 await asyncio.sleep(0.25)
-                live.update(self.line(), refresh=True)
+                live.update(self.table(), refresh=True)
 
 
-def _report(recording: Recording, ended: Ended, as_json: bool) -> None:
-    fields: dict[str, Any] = {"session": str(recording.session), **asdict(ended)}
-    fields["error"] = ended.error.code if ended.error else None
+def _report(results: Sequence[tuple[Recording, Ended]], as_json: bool, *, alone: bool) -> None:
     if as_json:
-        print_json(fields)
+        found = [_facts(recording, ended) for recording, ended in results]
+        print_json(found[0] if alone else {"sessions": found})
         return
-    typer.echo(
-        f"Session {recording.session}: {ended.reason}; {ended.frames} frames, "
-        f"{ended.raw_bytes / 1e6:.1f} MB"
-    )
-    typer.echo(f"`lucid verify {recording.session}` checks it")
+    if not results and not alone:
+        typer.echo("Nothing was left to go on with")
+    for recording, ended in results:
+        typer.echo(
+            f"Session {recording.session}: {ended.reason}; {ended.frames} frames, "
+            f"{ended.raw_bytes / 1e6:.1f} MB"
+        )
+        typer.echo(f"`lucid verify {recording.session}` checks it")
+
+
+def _facts(recording: Recording, ended: Ended) -> dict[str, Any]:
+    fields: dict[str, Any] = {"session": str(recording.session), **asdict(ended)}
+    return {**fields, "error": ended.error.code if ended.error else None}
 
 
 # Commands to recorders of other hosts ----------------------------------------------------------

@@ -21,6 +21,7 @@ from schemas.progress import SessionProgress
 log = structlog.get_logger(__name__)
 
 MakeRecording = Callable[[RecorderCommand], Recording]
+GIVE_UP_BEFORE = 1.5  # seconds of a stop that leaving the spools and closing get
 REMEMBERED = 10_000  # commands, so that one that is handed over again starts nothing twice
 
 
@@ -42,7 +43,10 @@ class AlreadyRecorded(CommandProblem):
 
 @dataclass
 class Roster:
-    """Runs many recordings at once (a part of a service). stale_after: seconds."""
+    """Runs many recordings at once (a part of a service). stale_after: seconds.
+
+    A recording that its stop leaves no time to deliver is left to the next start.
+    """
 
     make: MakeRecording
     events: EventBus
@@ -64,8 +68,14 @@ class Roster:
         await stop.wait()
         for recording in self.recordings:
             recording.stop("the recorder was stopped")
-        if self._running:
-            await asyncio.wait(set(self._running.values()))
+        if not self._running:
+            return
+        patience = max(0.0, stop.deadline.remaining() - GIVE_UP_BEFORE)
+        _, late = await asyncio.wait(set(self._running.values()), timeout=patience)
+        if late:
+            for recording in self.recordings:
+                recording.leave()
+            await asyncio.wait(late)
 
     async def carry_out(self, command: RecorderCommand, age: float) -> None:
         """Do what a command asks for, and say so in an event; age in seconds.
@@ -119,11 +129,16 @@ class Roster:
             )
         recording = self.make(command)
         await recording.open()
+        self.add(recording, display)
+        return recording.session
+
+    def add(self, recording: Recording, display: str) -> None:
+        """Run a recording that is open; display: which one it captures, if any."""
         session = recording.session
-        self._displays[display] = session
+        if display:
+            self._displays[display] = session
         self._recordings[session] = recording
         self._running[session] = asyncio.create_task(self._record(recording, display))
-        return session
 
     async def _record(self, recording: Recording, display: str) -> None:
         try:

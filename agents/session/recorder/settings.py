@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from pathlib import Path
+from typing import ClassVar, Literal
 
 from pydantic import ByteSize, Field
 from pydantic_settings import SettingsConfigDict
@@ -27,6 +28,18 @@ class RecorderSettings(Section):
     )
     unacknowledged: ByteSize = Field(
         ByteSize(8 * 1024**2), gt=0, description="Bytes of a session on their way to the broker"
+    )
+    spool: Path | None = Field(
+        None, description="Folder of records that wait for the broker; HOME/spool if not set"
+    )
+    spool_limit: ByteSize = Field(
+        ByteSize(1024**3), ge=8 * 1024**2, description="Bytes of a session that may wait on disk"
+    )
+    spool_full: Literal["block", "stop"] = Field(
+        "block", description="A full spool: capture nothing meanwhile, or stop the session"
+    )
+    sync_every: float = Field(
+        0.05, ge=0.001, le=10, description="Seconds between syncs of a spool to disk, at least"
     )
     stale_after: float = Field(
         60.0, ge=1, le=86_400, description="Seconds after which a command is no longer carried out"

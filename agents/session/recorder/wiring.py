@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import structlog
 from aiokafka import AIOKafkaConsumer
@@ -17,8 +18,11 @@ from agents.platform.keys import load_recipients, load_signer
 from agents.platform.metrics import Metrics
 from agents.platform.producer import Producer
 from agents.platform.settings import Settings
-from agents.session.recorder.recording import Order, Outlet
+from agents.session.recorder.leftover import take_up
+from agents.session.recorder.order import Order, Outlet, SpoolOrder
+from agents.session.recorder.recording import Recording
 from agents.session.recorder.settings import RecorderSettings
+from agents.session.recorder.sources.capture import source_of
 from schemas.errors import FormatError
 from schemas.progress import SessionProgress, read_progress
 
@@ -40,7 +44,13 @@ def make_order(
         project=project,
         sealing=section.sealing(),
         keepalive_every=section.keepalive_every,
-        unacknowledged=int(section.unacknowledged),
+        spool=SpoolOrder(
+            folder=section.spool or settings.home / "spool",
+            limit=int(section.spool_limit),
+            when_full=section.spool_full,
+            sync_every=section.sync_every,
+            unacknowledged=int(section.unacknowledged),
+        ),
     )
 
 
@@ -54,7 +64,24 @@ async def open_outlet(
     async with Producer(settings, contract.limits, metrics=metrics) as producer:
         partitions = len(await producer.kafka.partitions_for(frames.full_name))
         events = EventBus(producer, contract, service=NAME, host=settings.host, stop=stop)
-        yield Outlet(producer, events, frames.full_name, partitions)
+        yield Outlet(settings, producer, events, frames.full_name, partitions)
+
+
+async def resume(
+    place: Path, order: Order, outlet: Outlet, section: RecorderSettings
+) -> Recording | None:
+    """Open the session that a spool was left of; None if nothing had been recorded.
+
+    Raises what `take_up` and `Recording.open` raise.
+    """
+    leftover = await take_up(place, order, outlet)
+    if leftover is None:
+        return None
+    capture = leftover.head.capture
+    source = source_of(capture, section) if capture is not None else None
+    recording = Recording(source, order, outlet, leftover=leftover)
+    await recording.open()
+    return recording
 
 
 async def follow_progress(settings: Settings, on_progress: OnProgress) -> None:

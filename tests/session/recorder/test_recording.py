@@ -17,8 +17,10 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from agents.platform.contract import apply_contract, load_contract
 from agents.platform.eventbus import EventBus
 from agents.platform.producer import Producer
+from agents.platform.service import StopSignal
 from agents.platform.settings import Settings
-from agents.session.recorder.recording import EndedElsewhere, Order, Outlet, Recording
+from agents.session.recorder.order import EndedElsewhere, Order, Outlet, SpoolOrder
+from agents.session.recorder.recording import Recording
 from agents.session.recorder.roster import Roster
 from agents.session.recorder.sources.base import Control, Emit, SourceError, SourceInfo
 from schemas.chunks import follow
@@ -44,6 +46,9 @@ class ListSource:
     def open(self) -> SourceInfo:
         return SourceInfo("list", "bytes/1", {"count": self.count})
 
+    def skip(self, frames: int, raw_bytes: int) -> None:
+        raise AssertionError("nothing goes on here")
+
     def run(self, emit: Emit, control: Control) -> None:
         for number in range(self.count):
             control.wait_while_paused()
@@ -65,6 +70,7 @@ class Place:
 
     settings: Settings
     outlet: Outlet
+    order: Order
 
     async def read(self, topic: str, partition: int) -> list[Any]:
         """All records of a partition."""
@@ -106,7 +112,8 @@ async def place_on(stack: Stack, home: Path) -> AsyncIterator[Place]:
     frames = contract.topic("session.frames")
     async with Producer(settings, contract.limits) as producer:
         events = EventBus(producer, contract, service="recorder", host="desk")
-        yield Place(settings, Outlet(producer, events, frames.full_name, frames.partitions))
+        outlet = Outlet(settings, producer, events, frames.full_name, frames.partitions)
+        yield Place(settings, outlet, order_in(home))
 
 
 @pytest.fixture
@@ -115,7 +122,9 @@ async def place(stack: Stack, tmp_path: Path) -> AsyncIterator[Place]:
         yield found
 
 
-ORDER = Order(RECORDER, [AUDITOR.recipient], "desk", owner="ada", keepalive_every=0.05)
+def order_in(home: Path) -> Order:
+    spool = SpoolOrder(home / "spool")
+    return Order(RECORDER, [AUDITOR.recipient], "desk", spool, owner="ada", keepalive_every=0.05)
 
 
 def check_chain(records: list[FrameRecord]) -> Commitment:
@@ -141,7 +150,7 @@ def check_chain(records: list[FrameRecord]) -> Commitment:
 
 async def test_a_source_that_ends_is_closed_and_all_of_it_is_committed_to(place: Place) -> None:
     source = ListSource(30)
-    recording = Recording(source, ORDER, place.outlet)
+    recording = Recording(source, place.order, place.outlet)
     await recording.open()
     ended = await recording.run()
     records = await place.frames(recording)
@@ -170,7 +179,7 @@ async def test_a_source_that_fails_leaves_a_gap_and_a_close(
     def fail(_: Control) -> None:
         raise failure
 
-    recording = Recording(ListSource(3, fail), ORDER, place.outlet)
+    recording = Recording(ListSource(3, fail), place.order, place.outlet)
     await recording.open()
     ended = await recording.run()
     assert isinstance(ended.error, SourceError)
@@ -183,7 +192,7 @@ async def test_a_source_that_fails_leaves_a_gap_and_a_close(
 
 
 async def test_keepalives_go_on_while_paused_and_nothing_else_does(place: Place) -> None:
-    recording = Recording(ListSource(100_000, until_stopped), ORDER, place.outlet)
+    recording = Recording(ListSource(100_000, until_stopped), place.order, place.outlet)
     await recording.open()
     running = asyncio.create_task(recording.run())
     async with asyncio.timeout(20):
@@ -210,18 +219,19 @@ async def test_keepalives_go_on_while_paused_and_nothing_else_does(place: Place)
 
 
 async def test_a_session_that_was_ended_by_others_is_not_written_to(place: Place) -> None:
-    order = replace(ORDER, keepalive_every=5.0)
+    order = replace(place.order, keepalive_every=5.0)
     recording = Recording(ListSource(2, until_stopped), order, place.outlet)
     await recording.open()
     running = asyncio.create_task(recording.run())
     async with asyncio.timeout(20):
-        while recording.frames < 2:
+        while recording.frames < 2 or recording.waiting:
             await asyncio.sleep(0)
         recording.ended_elsewhere()
         ended = await running
     assert isinstance(ended.error, EndedElsewhere)
     kinds = [one.kind for one in await place.frames(recording)]
     assert kinds == [Kind.OPEN, Kind.FRAMES, Kind.FRAMES]
+    assert list(place.order.spool.folder.iterdir()) == []
 
 
 def command(action: Any, **more: Any) -> RecorderCommand:
@@ -230,10 +240,10 @@ def command(action: Any, **more: Any) -> RecorderCommand:
 
 async def test_commands_are_carried_out_once_and_refused_with_a_reason(place: Place) -> None:
     def make(_: RecorderCommand) -> Recording:
-        return Recording(ListSource(1, until_stopped), ORDER, place.outlet)
+        return Recording(ListSource(1, until_stopped), place.order, place.outlet)
 
     roster = Roster(make, place.outlet.events, "desk", stale_after=60)
-    stop = asyncio.Event()
+    stop = StopSignal()
     running = asyncio.create_task(roster.run(stop))
     start = command("start", display=":7")
     for _ in range(2):

@@ -2,11 +2,12 @@
 
     source.open() -> SourceInfo            on any thread; raises SourceError before a session is
                                            opened, so that nothing is recorded of nothing
+    source.skip(frames, raw_bytes)         once it is open: a recorder before this one had them
     source.run(emit, control)              in a thread of its own, until its end
     source.close()                         gives everything back; may be called twice
 
 `emit(payload, time)` hands over one payload of at most MAX_PAYLOAD bytes with its event
-time in microseconds since 1970. It blocks while the broker is behind, which is the only
+time in microseconds since 1970. It blocks while the spool is full, which is the only
 back-pressure there is, and raises Stopped once the recording is over.
 
 LucidError
@@ -56,11 +57,15 @@ class Stopped(Exception):
 
 @dataclass(frozen=True, slots=True)
 class SourceInfo:
-    """What a source records. codec: how its payloads are read. details: for people."""
+    """What a source records. codec: how its payloads are read. details: for people.
+
+    live: what is not captured at once is gone, as on a screen.
+    """
 
     type: str
     codec: str
     details: Mapping[str, str | int] = field(default_factory=dict)
+    live: bool = False
 
 
 class Control:
@@ -103,6 +108,9 @@ class Source(Protocol):
 
     def open(self) -> SourceInfo:
         """Get hold of it; raises SourceError."""
+
+    def skip(self, frames: int, raw_bytes: int) -> None:
+        """Begin behind so many payloads and their bytes; raises SourceError."""
 
     def run(self, emit: Emit, control: Control) -> None:
         """Capture until its end, or until Stopped passes; raises SourceError when it is lost."""

@@ -46,6 +46,19 @@ class FileSource:
         name = "standard input" if self._path == "-" else Path(self._path).name
         return SourceInfo("file", CODEC_BYTES, {"name": name[:200]})
 
+    def skip(self, frames: int, raw_bytes: int) -> None:
+        """Begin at byte `raw_bytes`; raises NoInput when the file is shorter, or a pipe."""
+        try:
+            size = os.lseek(self._descriptor, 0, os.SEEK_END)
+            os.lseek(self._descriptor, raw_bytes, os.SEEK_SET)
+        except OSError as error:
+            raise NoInput(f"cannot go on in {self._path}: {error.strerror}") from error
+        if size < raw_bytes:
+            raise NoInput(
+                f"{self._path} has {size} bytes, and {raw_bytes} were recorded already",
+                hint="It was replaced or cut since then; record it anew",
+            )
+
     def run(self, emit: Emit, control: Control) -> None:
         """Hand over blocks until the file ends."""
         while True:

@@ -62,7 +62,10 @@ class X11Source:
             "height": self._server.height,
             "fps": round(self._fps),
         }
-        return SourceInfo("x11", CODEC_SCREEN, details)
+        return SourceInfo("x11", CODEC_SCREEN, details, live=True)
+
+    def skip(self, frames: int, raw_bytes: int) -> None:
+        """A screen is captured from now on, whatever was captured before."""
 
     def close(self) -> None:
         if self._server is not None:
