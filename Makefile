@@ -51,6 +51,11 @@ coverage: setup ## run all tests and show line and branch coverage, subprocesses
 bench: setup ## measure speed and memory as ratios to baselines of the same run
 	@$(BIN)/python -m bench
 
+.PHONY: faults
+faults: setup ## kill, cut and fill things by SEED for MINUTES, then compare every byte
+	@$(BIN)/python -m tests.faults --seed $(or $(SEED),1) --minutes $(or $(MINUTES),10) \
+		--pause $(or $(PAUSE),4)
+
 .PHONY: lock
 lock: $(STAMP) ## make the lock files anew from pyproject.toml
 	@$(BIN)/pip-compile -q --generate-hashes --no-emit-index-url --no-emit-find-links --allow-unsafe \
@@ -60,4 +65,4 @@ lock: $(STAMP) ## make the lock files anew from pyproject.toml
 
 .PHONY: clean
 clean: ## remove what the demo, tests and benches left, not the environment
-	@rm -rf demo-out bench/out .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf demo-out bench/out faults-out .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis

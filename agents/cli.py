@@ -7,7 +7,13 @@ import sys
 import typer
 
 from agents.auditor import commands as auditor
-from agents.platform import key_commands, letter_commands, projection_commands, topic_commands
+from agents.platform import (
+    key_commands,
+    letter_commands,
+    points,
+    projection_commands,
+    topic_commands,
+)
 from agents.platform.stack import commands as stack
 from agents.run import run
 from agents.session.processor import commands as processor
@@ -41,6 +47,7 @@ app.command("replay")(processor.replay)
 def main() -> int:
     """Run the command; an error of Lucid's own is one line that says what to do."""
     try:
+        points.arm()
         app()
     except LucidError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -24,6 +24,7 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
+from agents.platform.points import point
 from agents.platform.retry import Transient
 from schemas.errors import LucidError
 
@@ -90,7 +91,9 @@ class Blobs:
         temporary = folder / f"{TEMPORARY}{secrets.token_hex(8)}"
         try:
             write_synced(temporary, data)
+            point("blobs.written")
             stored = link_first(temporary, final)
+            point("blobs.linked")
         finally:
             temporary.unlink(missing_ok=True)
         sync_folder(folder)

@@ -35,6 +35,7 @@ from agents.platform.deadletters import arrived
 from agents.platform.expiry import ANSWER_SECONDS, Expired, bounds, where_to_start
 from agents.platform.metrics import Metrics
 from agents.platform.partition import Fail, OffsetTracker, PartitionWorker, Tasks
+from agents.platform.points import async_point
 from agents.platform.retry import (
     Backoff,
     BrokerUnreachable,
@@ -385,6 +386,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
             self._paused = set()
 
     async def _commit(self, partitions: Sequence[TopicPartition]) -> None:
+        await async_point("runner.before-commit")
         offsets = {}
         for partition in partitions:
             position = self._workers[partition].position()
@@ -410,6 +412,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
         except KafkaError as error:
             log.warning("commit failed, trying again", error=repr(error))
             return
+        await async_point("runner.after-commit")
         self._committed.update(offsets)
         for partition, offset in offsets.items():
             if self._metrics is not None:

@@ -16,6 +16,7 @@ from aiokafka.structs import RecordMetadata
 from agents.platform.contract import Contract
 from agents.platform.deadletters import DeadLetters, Refusable
 from agents.platform.eventbus import EventBus
+from agents.platform.points import async_point
 from agents.platform.producer import Header, Producer
 from agents.platform.retry import Backoff, BrokerUnreachable, Transient, retry
 from schemas.canonical import Strict, encode
@@ -64,17 +65,21 @@ class Outlet:
         """Send a chunk; returns when the broker holds it."""
         record = ChunkRecord(chunk, progress.opened.wrapped_key)
         await self._send(self._chunks, progress.partition, *record.to_kafka())
+        await async_point("processor.chunk-sent")
 
     async def publish_manifest(self, progress: SessionProgress, manifest: Manifest) -> None:
         """Sign and send a manifest."""
         checkpoint = self._signer.sign(checkpoint_of(manifest).to_text())
         record = ManifestRecord(encode(manifest), checkpoint, progress.opened.wrapped_key)
         await self._send(self._manifests, progress.partition, *record.to_kafka())
+        await async_point("processor.manifest-sent")
 
     async def publish_progress(self, progress: SessionProgress) -> None:
         """Send a session's progress."""
+        await async_point("processor.before-progress")
         key = progress.opened.session.encode()
         await self._send(self._progress, progress.partition, key, [], encode(progress))
+        await async_point("processor.progress-sent")
 
     async def forget(self, progress: SessionProgress) -> None:
         """Send the tombstone of a session of which nothing will be read again."""

@@ -18,6 +18,7 @@ import structlog
 
 from agents.platform.blobs import CHECKPOINT, KEY, MANIFEST, Blobs, chunk_name
 from agents.platform.catalog import Catalog, chunk_document, manifest_document
+from agents.platform.points import async_point
 from agents.session.storage.metrics import StorageMetrics
 from schemas.canonical import Strict
 from schemas.events import ChunkConflict, ChunkStored, ManifestConflict, ManifestStored
@@ -56,11 +57,13 @@ class Keeper:
             )  # fmt: skip
         await self._keep_key(session, record.wrapped_key)
         document = chunk_document(header, leaf, len(record.chunk.data))
+        await async_point("storage.file-stored")
         if await self.catalog.insert("chunks", document):
             self.metrics.chunks.inc()
             self.metrics.bytes.inc(len(record.chunk.data))
         else:
             self.metrics.duplicates.inc()
+        await async_point("storage.entry-made")
         return ChunkStored(
             session=session,
             index=header.index,
@@ -86,10 +89,12 @@ class Keeper:
         await self._put(session, CHECKPOINT, record.checkpoint.encode())
         await self._keep_key(session, record.wrapped_key)
         document = manifest_document(session, record.manifest, record.checkpoint)
+        await async_point("storage.file-stored")
         if await self.catalog.insert("manifests", document):
             self.metrics.manifests.inc()
         else:
             self.metrics.duplicates.inc()
+        await async_point("storage.entry-made")
         return ManifestStored(session=session, manifest_hash=digest)
 
     async def _keep_key(self, session: str, wrapped: bytes) -> None:

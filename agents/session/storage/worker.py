@@ -18,6 +18,7 @@ from agents.platform.deadletters import DeadLetters
 from agents.platform.eventbus import EventBus
 from agents.platform.expiry import Expired
 from agents.platform.partition import Fail, OffsetTracker, Tasks
+from agents.platform.points import async_point
 from agents.platform.retry import Backoff, Deadline, Permanent, Transient, retry
 from agents.session.storage.keeper import Keeper
 from schemas.canonical import Strict
@@ -116,6 +117,7 @@ class StorageWorker:
             await self._shared.letters.refuse(raw, error)
             return
         await self._shared.events.emit(event, (raw.key or b"").decode())
+        await async_point("storage.event-sent")
 
     async def _stored(self, raw: Record) -> Strict:
         if raw.topic == self._shared.manifests:
