@@ -174,8 +174,13 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
         try:
             await self._consumer.start()
             await self._loop(stop)
-            async with self._turn:
-                await self._release(list(self._workers), REVOKE_DEADLINE)
+            error = self._failed.exception() if self._failed and self._failed.done() else None
+            if error is None or isinstance(error, LucidError):
+                # What is in flight beside the failure ends well, such as the letters before it.
+                async with self._turn:
+                    await self._release(list(self._workers), REVOKE_DEADLINE)
+            if error is not None:
+                raise error
         finally:
             looking.cancel()
             await self._cancel_starting()
@@ -220,8 +225,6 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
                 await asyncio.sleep(0)
         finally:
             stopped.cancel()
-        if self._failed.done():
-            self._failed.result()
 
     async def _poll(self) -> tuple[int, dict[TopicPartition, Any], KafkaError | None]:
         """Records, or what keeps a partition from them, and the assignment they belong to."""

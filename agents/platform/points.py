@@ -34,6 +34,10 @@ VARIABLE = "LUCID_TEST_POINTS"
 LOG_VARIABLE = "LUCID_TEST_POINTS_LOG"
 
 POINTS = {
+    "recorder.appended": "a record is in the spool, perhaps not on disk yet",
+    "recorder.synced": "records are on disk, the broker has not been sent them",
+    "recorder.sent": "records are on their way to the broker",
+    "recorder.acknowledged": "the broker holds a record, the spool has it still",
     "processor.chunk-sent": "the broker holds a chunk, nothing else says so",
     "processor.manifest-sent": "the broker holds the last chunk and the manifest",
     "processor.before-progress": "chunk and manifest are sent, progress is about to be",

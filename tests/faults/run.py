@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 from pymongo import MongoClient
 
+from agents.platform.catalog import ALIASES, PROJECTED
 from tests.conftest import Stack, own_settings
 from tests.e2e.conftest import Installation, install, wait_for
 from tests.faults import disk
@@ -33,7 +34,7 @@ TICK = 0.05
 VERIFIED = 3  # sessions that `lucid verify` looks at, too
 SETTINGS = {
     "LUCID_RECORDER_CUT_BYTES": "262144", "LUCID_RECORDER_CUT_SECONDS": "2",
-    "LUCID_RECORDER_KEEPALIVE_EVERY": "1", "LUCID_PIPELINE_ABANDON_AFTER": "40",
+    "LUCID_RECORDER_KEEPALIVE_EVERY": "1", "LUCID_PIPELINE_ABANDON_AFTER": "60",
     "LUCID_PIPELINE_WATCH_EVERY": "2", "LUCID_MIN_FREE": "1MiB",
 }  # fmt: skip
 
@@ -115,6 +116,8 @@ class Run:
             self.fleet.restart(target)
         elif kind == "recorder-stop":
             self.recorders.stop_one(int(target), fault.seconds)
+        elif kind == "recorder-kill":
+            self.recorders.kill_one(int(target), fault.seconds, fault.detail)
         elif kind == "disk":
             disk.fill(self.options.blobs)
             self.heals.append((until, lambda: disk.free(self.options.blobs)))
@@ -169,8 +172,11 @@ class Run:
         """All documents of a collection of the catalog by `_id`, asked round the forwarder."""
         client: MongoClient[dict[str, Any]] = MongoClient(self.servers.direct("catalog"))
         try:
-            found = client[self.installation.env["LUCID_DATABASE"]][collection].find()
-            return {one["_id"]: one for one in found}
+            database = client[self.installation.env["LUCID_DATABASE"]]
+            if collection in PROJECTED:
+                alias = database[ALIASES].find_one({"_id": collection})
+                collection = alias["collection"] if alias else f"{collection}.0"
+            return {one["_id"]: one for one in database[collection].find()}
         finally:
             client.close()
 
@@ -236,10 +242,12 @@ class Run:
     def count_up(self) -> None:
         """What is known when all services have ended."""
         outcome, fleet = self.outcome, self.fleet
-        outcome.kills, outcome.exits, outcome.restarts = fleet.kills, fleet.exits, fleet.restarts
-        outcome.stops = fleet.stops + Counter(recorder=self.recorders.stops)
+        recorders = self.recorders
+        outcome.kills = fleet.kills + Counter(recorder=recorders.kills)
+        outcome.exits, outcome.restarts = fleet.exits, fleet.restarts + recorders.resumes
+        outcome.stops = fleet.stops + Counter(recorder=recorders.stops)
         outcome.points_passed, outcome.points_struck = fleet.points()
-        outcome.refused_starts = sum(one.result is None for one in self.recorders.ended)
+        outcome.refused_starts = sum(one.result is None for one in recorders.ended)
         outcome.verdict.problems += [
             f"{what}: a bug, see its log" for what in fleet.exits if what.endswith("status 70")
         ]
@@ -266,7 +274,9 @@ def execute(options: Options, tell: Tell) -> Outcome:
         installation.env.update(SETTINGS)
         fleet = Fleet(installation.env, installation.home)
         ends.callback(fleet.end)
-        recorders = Recorders(installation.env, options.home, options.seed, options.at_once)
+        recorders = Recorders(
+            installation.env, options.home, options.seed, options.at_once, fleet.points_log
+        )
         ends.callback(recorders.close)
         noise = random.Random(f"run {options.seed}")
         run = Run(options, tell, outcome, servers, installation, fleet, recorders, noise)

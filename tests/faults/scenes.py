@@ -103,6 +103,7 @@ class Scene:
 
     def __init__(self, stack: Stack, home: Path, room: str) -> None:
         self.home, self.room = home, room
+        self.command = ["run", room]
         mark = uuid4().hex[:10]
         home.mkdir(parents=True)
         topics = Path(__file__).parents[2].joinpath("topics.yaml").read_text()
@@ -120,7 +121,8 @@ class Scene:
 
     # -- the service -------------------------------------------------------------------------
 
-    def start(self, armed: str = "") -> None:
+    def env(self, armed: str = "") -> dict[str, str]:
+        """What a process of this scene needs, with points armed or not."""
         env = {name: value for name, value in os.environ.items() if not name.startswith("LUCID_")}
         env |= {
             "LUCID_HOME": str(self.home), "LUCID_KAFKA": self.settings.kafka_servers(),
@@ -131,9 +133,13 @@ class Scene:
         }  # fmt: skip
         if armed:
             env |= {VARIABLE: armed, LOG_VARIABLE: str(self.points_log)}
+        return env
+
+    def start(self, armed: str = "") -> None:
+        """Start the service, or what `command` says instead."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "agents.cli", "run", self.room], env=env,
+                [sys.executable, "-m", "agents.cli", *self.command], env=self.env(armed),
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
 
@@ -264,6 +270,10 @@ class Scene:
     def no_dead_letters(self) -> None:
         found = [dict(raw.headers) for raw in self.read("dead.letters")]
         assert not found, f"{len(found)} dead letters, the first: {found[0]}"
+
+    def spools(self) -> list[Path]:
+        """What recorders left on this host."""
+        return sorted((self.home / "spool").glob("*"))
 
     def close(self) -> None:
         """End the service, whatever it is at."""

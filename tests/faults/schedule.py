@@ -15,6 +15,7 @@ SESSION_TIMEOUT = 10.0
 KINDS = (
     "kill", "stop-short", "stop-long", "restart", "point", "broker-kill", "broker-stop",
     "catalog-kill", "catalog-stop", "delay", "stall", "cut", "disk", "recorder-stop",
+    "recorder-kill",
 )  # fmt: skip
 _OUTAGES = {"broker-kill": "broker", "broker-stop": "broker", "catalog-kill": "catalog",
             "catalog-stop": "catalog", "disk": "disk"}  # fmt: skip
@@ -22,10 +23,11 @@ _SECONDS = {
     "stop-short": (0.5, 4.0), "stop-long": (SESSION_TIMEOUT + 2, SESSION_TIMEOUT + 8),
     "broker-kill": (0.0, 6.0), "broker-stop": (0.0, 6.0), "catalog-kill": (0.0, 8.0),
     "catalog-stop": (0.0, 8.0), "delay": (4.0, 10.0), "stall": (2.0, 12.0), "disk": (3.0, 10.0),
-    "recorder-stop": (0.5, 4.0),
+    "recorder-stop": (0.5, 4.0), "recorder-kill": (0.0, 6.0),
 }  # fmt: skip
-_WEIGHTS = {"kill": 3, "point": 5, "stop-long": 2, "cut": 2}
+_WEIGHTS = {"kill": 3, "point": 5, "stop-long": 2, "cut": 2, "recorder-kill": 3}
 PAUSE = 4.0
+RECORDER_POINTS = sorted(name for name in POINTS if name.startswith("recorder."))
 _RECOVERY = 8.0  # seconds that a server needs until it is back
 
 
@@ -34,7 +36,8 @@ class Fault:
     """One thing that goes wrong: `at` seconds after the start, for `seconds`.
 
     target: a service, a server, or a number that chooses one of the recorders there are.
-    detail: an armed point, seconds of delay, or the share of connections that is cut.
+    detail: an armed point, which a killed recorder's next start may have, too; seconds of
+    delay; or the share of connections that is cut.
     """
 
     at: float
@@ -88,8 +91,10 @@ def _fault(noise: random.Random, at: float, kind: str) -> Fault:
                   "cut": f"{noise.choice([0.2, 0.5, 1.0])}"}.get(kind, "")  # fmt: skip
     elif kind == "disk":
         target = "disk"
-    elif kind == "recorder-stop":
+    elif kind in ("recorder-stop", "recorder-kill"):
         target = str(noise.randrange(1000))
+        if kind == "recorder-kill" and noise.random() < 0.6:
+            detail = f"{noise.choice(RECORDER_POINTS)}:kill:{noise.randint(1, 8)}"
     elif kind == "point":
         detail, target = _armed(noise)
         seconds = round(noise.uniform(1.0, SESSION_TIMEOUT + 5), 2)
@@ -100,7 +105,7 @@ def _fault(noise: random.Random, at: float, kind: str) -> Fault:
 
 def _armed(noise: random.Random) -> tuple[str, str]:
     """An armed point, and a service that passes it."""
-    point = noise.choice([name for name in sorted(POINTS) if not name.startswith("recorder.")])
+    point = noise.choice(sorted(POINTS.keys() - set(RECORDER_POINTS)))
     room = point.partition(".")[0]
     if room == "runner":
         room = noise.choice(["processor", "storage"])

@@ -45,10 +45,9 @@ def left_behind(folder: Path, made: MadeSession) -> Left:
         log.records[record.seq] = (record.kind, hashlib.sha256(record.payload).digest())
     result = {"session": session, "records": len(made.records), "frames": SPEC.frames,
               "error": None}  # fmt: skip
-    process = cast("subprocess.Popen[bytes]", None)
     return Left(
         blobs=folder / "blobs", reference=folder / "reference", logs={session: log},
-        recorders=[Recorder(SPEC, process, status=0, result=result)],
+        recorders=[Recorder(SPEC, folder / "spool", status=0, result=result)],
         chunks={
             f"{session}:{chunk.header.index}": {
                 "session": session, "leaf": chunk.leaf.hex(), "size": len(chunk.data),

@@ -1,4 +1,4 @@
-"""A processor or a storage that dies at any point leaves what an undisturbed one leaves."""
+"""What dies at any point leaves, once it is started again, what an undisturbed run leaves."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ import pytest
 from agents.platform import points
 from agents.platform.points import POINTS, Armed, InvalidPoint, Plan, read_plan
 from tests.conftest import Stack
+from tests.faults.recorder_scene import recorder_dies
 from tests.faults.scenes import Scene
 
+RECORDER = [name for name in POINTS if name.startswith("recorder.")]
 PROCESSOR = [name for name in POINTS if name.startswith(("processor.", "runner."))]
 STORAGE = [name for name in POINTS if name.startswith(("storage.", "blobs.", "runner."))]
 SECOND = {"processor.chunk-sent", "processor.progress-sent", "storage.entry-made", "blobs.written"}
@@ -61,6 +63,7 @@ def commit_while_progress_is_held(scene: Scene, point: str) -> None:
 
 
 ACTS: dict[str, tuple[str, Callable[[Scene, str], None], str]] = {
+    **{f"recorder at {name}": ("recorder", recorder_dies, name) for name in RECORDER},
     **{f"processor at {name}": ("processor", processor_dies, name) for name in PROCESSOR},
     **{f"storage at {name}": ("storage", storage_dies, name) for name in STORAGE},
     **{

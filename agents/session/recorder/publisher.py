@@ -12,6 +12,7 @@ from functools import partial
 
 import structlog
 
+from agents.platform.points import async_point
 from agents.platform.producer import Header, Producer, Sending
 from agents.platform.retry import Backoff, Transient
 from agents.session.recorder.signals import Changed
@@ -83,6 +84,7 @@ class Publisher:
         while True:
             await self.changed.until(lambda: spool.synced_seq < spool.next_seq)
             await asyncio.to_thread(spool.sync)
+            await async_point("recorder.synced")
             self.changed.tell()
             await asyncio.sleep(self._sync_every)
 
@@ -117,6 +119,7 @@ class Publisher:
                     self.unacknowledged += sending.size
                     sent.put_nowait((record.seq, sending))
                     seq = record.seq + 1
+                await async_point("recorder.sent")
         finally:
             acknowledging.cancel()
             await asyncio.gather(acknowledging, return_exceptions=True)
@@ -143,6 +146,7 @@ class Publisher:
                 self.trouble = Transient(f"no record was acknowledged for {SLOW_SECONDS:g} s")
                 self.changed.tell()
             metadata = await self._producer.acknowledged(sending)
+            await async_point("recorder.acknowledged")
             if seq == 0 and metadata.offset >= 0:
                 self.offset = metadata.offset
             self._spool.release(seq + 1)

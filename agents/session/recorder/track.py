@@ -19,6 +19,7 @@ from typing import Self
 import structlog
 
 from agents.platform.broker import unreachable
+from agents.platform.points import async_point
 from agents.platform.retry import wait_stopped
 from agents.session.recorder.announcer import Announcer
 from agents.session.recorder.leftover import Leftover, held_by_broker
@@ -179,6 +180,7 @@ class Track:
             frames, total = self.frames + counted[0], self.raw_bytes + counted[1]
             try:
                 await self._append(Spooled(record, frames, total))
+                await async_point("recorder.appended")
             except BaseException:
                 self.sequencer.position = position
                 raise
