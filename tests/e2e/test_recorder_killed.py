@@ -32,12 +32,8 @@ def test_a_killed_recorder_goes_on_and_the_recording_is_complete(
     process, session = lucid.record("--synthetic", "150", *numbers)
     spool = lucid.home / "spool" / session
     wait_for(lambda: sum(one.stat().st_size for one in spool.glob("*.log")) > 500_000, "frames")
-    process.send_signal(signal.SIGSTOP)  # however long the next two commands take
     refused = lucid.lucid("record", "--resume", "--session", session, check=False)
     assert (refused.returncode, b"another process" in refused.stderr) == (75, True)
-    idle = lucid.lucid("record", "--resume")
-    assert idle.stdout.decode() == "Nothing was left to go on with\n", "it is not left, it goes on"
-    assert b"left alone: 1" in idle.stderr
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=10)
     told = lucid.lucid("record", "--resume", "--session", session, "--json")

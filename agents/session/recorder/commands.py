@@ -73,7 +73,7 @@ def record(
     settings = Settings.load()
     _quiet()
     if resume:
-        places = _left(settings, section, session)
+        places = _left(make_order(settings, section).spool.folder, session)
         results = asyncio.run(_resume(settings, section, places, duration, quiet=as_json))
     else:
         capture = _capture(display, file, synthetic, size, rate, seed)
@@ -116,12 +116,11 @@ async def _record(
         return (await _run(settings, [recording], duration, quiet=quiet))[0]
 
 
-def _left(settings: Settings, section: RecorderSettings, session: str | None) -> list[Path]:
+def _left(folder: Path, session: str | None) -> list[Path]:
     """The spools to go on with, without those that a recorder has now unless it is named.
 
     Raises NothingLeft.
     """
-    folder = make_order(settings, section).spool.folder
     if session is None:
         found = unattended(folder)
         if taken := len(leftovers(folder)) - len(found):

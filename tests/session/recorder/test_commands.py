@@ -18,7 +18,7 @@ from agents.session.recorder.order import LeftInSpool
 from agents.session.recorder.recording import Recording
 from tests.conftest import Stack
 from tests.session.recorder.test_recording import Place, place_on
-from tests.session.recorder.test_resume import Nowhere, Screen, until
+from tests.session.recorder.test_resume import Nowhere, Screen, crashed_screen, running, until
 
 
 @pytest.fixture
@@ -84,3 +84,18 @@ async def test_the_first_ctrl_c_says_what_the_second_does_while_no_broker_answer
     assert capsys.readouterr().err == ""
     commands._report(results, as_json=False, alone=True)
     assert "lucid verify" not in capsys.readouterr().out, "there is no whole recording yet"
+
+
+async def test_a_session_that_is_being_recorded_is_not_left_but_can_be_named(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, left = await crashed_screen(place)
+    recording, work = await running(place, Screen())
+    folder, name = place.order.spool.folder, str(recording.session)
+    assert commands._left(folder, None) == [left]
+    assert "left alone: 1" in capsys.readouterr().err
+    assert commands._left(folder, name) == [folder / name]
+    recording.stop("enough")
+    assert (await work).error is None
+    with pytest.raises(commands.NothingLeft, match=name):
+        commands._left(folder, name)
