@@ -258,10 +258,13 @@ class SessionKeeper:
 def _took_place(state: SessionState, data: RecordsExpired) -> bool:
     """Whether a session had, or may have had, something in a range of its partition.
 
-    Of `session.frames` it is told by itself, unless its `open` is in the range.
+    Of `session.frames` it is told by itself, unless its `open` is in the range. Where a
+    session is whose `opened` event expired nobody knows.
     """
     opened = state.opened
-    if opened is None or opened.partition != data.partition:
+    if opened is None:
+        return data.topic not in FRAMES
+    if opened.partition != data.partition:
         return False
     return data.topic not in FRAMES or data.first_offset <= opened.offset < data.next_offset
 

@@ -77,10 +77,12 @@ class SessionsView:
         whole = not any(firsts.get(int(part), 0) for part in new.positions)
         if not whole and (new.opened is None or not _covers(new, old)):
             return live
-        if new.state in FINAL:
-            return None
+        abandoned = new.abandoned
         for loss in old.losses:
             new = lost(new, loss, new.changed)
+        if new.state in FINAL:
+            kept = state_document(new.model_copy(update={"abandoned": abandoned}))
+            return None if kept == rebuilt else kept
         # When the pipeline itself heard of a session stands in no event.
         changes = {name: max(getattr(new, name), getattr(old, name)) for name in _HEARD}
         kept = state_document(new.model_copy(update=changes))

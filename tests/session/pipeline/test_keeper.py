@@ -372,6 +372,22 @@ async def test_what_expired_at_the_expense_of_others_is_no_shortcoming(
     assert (state.state, len(state.losses)) == ("completed", 3)
 
 
+async def test_a_session_of_which_nobody_knows_where_it_is_may_have_lost_something(
+    keeper: SessionKeeper,
+) -> None:
+    made = make_session(seed=18)
+    session = made.manifest.session
+    events = await store(keeper, made)
+    for one in [closed(made), expired("session.frames"), expired("session.chunks"), *events[1:]]:
+        await keeper.handle(one)
+    assert [one.topic for one in (await keeper.load(session)).losses] == ["session.chunks"]
+    await keeper.catalog._database.chunks.delete_one({"_id": f"{session}:0"})
+    assert await at(keeper, 60).look_after(60 * SECOND, HOUR, 0) == [session]
+    found = (await keeper.load(session)).shortcomings
+    assert found[0].startswith("offsets 0 to 4 of partition 2 of session.chunks expired")
+    assert found[1].startswith("chunk 0 of")
+
+
 async def test_events_that_expired_are_made_up_for_from_the_catalog(
     keeper: SessionKeeper,
 ) -> None:

@@ -43,6 +43,7 @@ from schemas.events import (
     ChunkConflict,
     ChunkStored,
     ManifestStored,
+    RecordsExpired,
     SessionAbandoned,
     SessionClosed,
     SessionEvent,
@@ -51,6 +52,7 @@ from schemas.events import (
     SessionPaused,
     SessionResumed,
     event_to_kafka,
+    subject_of,
 )
 from schemas.manifests import manifest_hash
 from tests.conftest import Stack
@@ -235,6 +237,23 @@ async def test_a_rebuilt_view_is_equal_to_the_live_one_and_takes_its_place(house
     session = sessions["paused"]
     await house.live(SessionResumed(session=session, reason="back"), session)
     assert (await house.keeper.load(session)).state == "recording"
+
+
+async def test_what_expired_stays_noted_with_a_settled_session(house: House) -> None:
+    made = make_session(seed=next(SEEDS), end="abandon")
+    session = made.manifest.session
+    await house.live(opened(session), session)
+    gone = RecordsExpired(session=None, topic="session.frames", partition=2, first_offset=0,
+                          next_offset=5, next_seq=None)  # fmt: skip
+    await house.live(gone, subject_of(gone))
+    end = SessionAbandoned(session=session, partition=2, offset=9, reason="silence")
+    for data in [end, *await stored(house, made)]:
+        await house.live(data, session)
+    right = (await house.trusted_view())[session]
+    assert (right["state"], len(right["losses"]), right["abandoned"]) == ("incomplete", 1, True)
+    result = await house.rebuild()
+    assert session not in result.corrected
+    assert (await house.trusted_view())[session] == right
 
 
 async def test_a_view_that_has_drifted_is_corrected(house: House) -> None:
