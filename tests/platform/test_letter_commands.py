@@ -22,6 +22,7 @@ from agents.platform.deadletters import DeadLetters, arrived
 from agents.platform.letter_box import Entry, states
 from agents.platform.letter_commands import app
 from agents.platform.letter_limit import LetterLimit
+from agents.platform.letter_views import shortened
 from agents.platform.producer import Producer
 from agents.platform.settings import Settings
 from agents.platform.topic_reader import read_topic
@@ -349,3 +350,8 @@ def test_a_decision_about_a_topic_of_the_same_name_that_is_no_more_does_not_coun
     assert (found.offset, found.state) == (9, "waiting")
     (found,) = states([entry(9, other)], [discarded(7)])
     assert found.state == "waiting"
+
+
+def test_a_reason_that_is_cut_says_so() -> None:
+    assert shortened("a" * 160) == "a" * 160
+    assert shortened("a" * 158 + " bc") == "a" * 158 + "…"
