@@ -27,8 +27,9 @@ class TopicMissing(ContractError):
 
 def unreachable(settings: Settings, error: object) -> BrokerUnreachable:
     """The error of a broker that does not answer, with what to do."""
+    said = "" if isinstance(error, TimeoutError) else str(error)
     return BrokerUnreachable(
-        f"no Kafka broker answers at {settings.kafka_servers()} ({error})",
+        f"no Kafka broker answers at {settings.kafka_servers()} ({said or 'no answer'})",
         hint="Start one with `lucid stack up`, or set LUCID_KAFKA to yours",
     )
 
@@ -73,7 +74,7 @@ class BrokerProbe:
                 return await self._ask()
         except (KafkaError, TimeoutError, OSError) as error:
             await self.close()
-            raise unreachable(self._settings, error or "no answer") from error
+            raise unreachable(self._settings, error) from error
 
     async def _ask(self) -> set[str]:
         if self._client is None:

@@ -71,11 +71,11 @@ async def _admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
             await client.start()
     except (KafkaError, TimeoutError) as error:
         await client.close()
-        raise unreachable(settings, repr(error)) from error
+        raise unreachable(settings, error) from error
     try:
         yield client
     except KafkaError as error:
-        raise unreachable(settings, repr(error)) from error
+        raise unreachable(settings, error) from error
     finally:
         await client.close()
 

@@ -39,7 +39,7 @@ async def missed_before(
             consumer.seek(partition, max(begin, first))
             found = int((await consumer.getone(partition)).offset)
     except (KafkaError, TimeoutError) as error:
-        raise unreachable(settings, error or "no answer") from error
+        raise unreachable(settings, error) from error
     finally:
         await consumer.stop()
     return begin, found if found < offset else None

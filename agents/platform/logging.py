@@ -8,7 +8,8 @@
 Each line has `time` (RFC 3339, UTC), `level`, `service`, `logger`, `event`, and what was
 bound or given. An error given as `error=` adds its `code`. Secrets never get through:
 bytes, SecretStr, fields named like a secret, age and Ed25519 secret keys and passwords in
-URLs are replaced, in the lines of libraries too.
+URLs are replaced, in the lines of libraries too. A library that says the same again and again,
+as aiokafka does a hundred times a second while a broker is away, is heard every ten seconds.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import logging
 import math
 import re
 import sys
-from collections.abc import Mapping, MutableMapping
+import time
+from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import AbstractContextManager
 from typing import Any, TextIO
 
@@ -30,6 +32,8 @@ from schemas.errors import LucidError
 HIDDEN = "[hidden]"
 MAX_DEPTH = 6
 MAX_TEXT = 8192
+SAME_AGAIN = 10.0
+MAX_REMEMBERED = 1000
 _SECRET_WORDS = frozenset(
     {"key", "keys", "secret", "secrets", "password", "passwd", "token", "tokens", "identity",
      "identities", "authorization", "cookie", "credentials"}
@@ -103,6 +107,34 @@ def _render(_: Any, __: str, fields: Fields) -> str:
     return json.dumps(ordered, ensure_ascii=False, allow_nan=False)
 
 
+class SameAgain(logging.Filter):
+    """Passes each message of a library once in SAME_AGAIN seconds, with how often it came.
+
+    Messages are the same when their logger and their text before formatting are.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._said: dict[tuple[str, object], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the line is written."""
+        if record.name.split(".")[0] not in _QUIET or record.levelno >= logging.CRITICAL:
+            return True
+        now, name = self._clock(), (record.name, str(record.msg))
+        at, left_out = self._said.get(name, (-SAME_AGAIN, 0))
+        if now - at < SAME_AGAIN:
+            self._said[name] = at, left_out + 1
+            return False
+        if len(self._said) >= MAX_REMEMBERED:
+            self._said.clear()
+        self._said[name] = now, 0
+        if left_out:
+            record.msg, record.args = f"{record.getMessage()} (left out since: {left_out})", ()
+        return True
+
+
 def configure(service: str, level: str = "info", stream: TextIO | None = None) -> None:
     """Send every logger of this process to `stream` (standard error) as JSON lines."""
 
@@ -130,6 +162,8 @@ def configure(service: str, level: str = "info", stream: TextIO | None = None) -
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(stream or sys.stderr)
+    if level.upper() != "DEBUG":
+        handler.addFilter(SameAgain())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared, processors=[redact, _render], use_get_message=True

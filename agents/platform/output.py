@@ -14,6 +14,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON."
 errors = Console(stderr=True, highlight=False)
 
 
+def say(text: str) -> None:
+    """One line for people on standard error, however long: a wrapped one cannot be searched."""
+    errors.print(text, soft_wrap=True, markup=False)
+
+
 def print_wide(table: Table, least: int) -> None:
     """Print a table over `least` columns or more: wrapped lines can be read and copied from."""
     console = Console(highlight=False)

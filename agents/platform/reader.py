@@ -133,4 +133,4 @@ def _typed(settings: Settings) -> Iterator[None]:
             hint="Look at the topic's retention, and start again",
         ) from error
     except KafkaError as error:
-        raise unreachable(settings, repr(error)) from error
+        raise unreachable(settings, error) from error

@@ -36,7 +36,7 @@ async def _consumer(settings: Settings, *topics: str) -> AsyncIterator[AIOKafkaC
         await consumer.start()
         yield consumer
     except KafkaError as error:
-        raise unreachable(settings, repr(error)) from error
+        raise unreachable(settings, error) from error
     finally:
         await consumer.stop()
 

@@ -14,7 +14,15 @@ import pytest
 import structlog
 from pydantic import SecretStr
 
-from agents.platform.logging import HIDDEN, bound, configure, hide, is_secret_name
+from agents.platform.logging import (
+    HIDDEN,
+    SAME_AGAIN,
+    SameAgain,
+    bound,
+    configure,
+    hide,
+    is_secret_name,
+)
 from agents.platform.retry import BrokerUnreachable
 
 SECRET = "AGE-SECRET-KEY-1QQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQ"
@@ -144,3 +152,32 @@ def test_debug_lines_are_left_out_unless_asked_for(lines: Lines) -> None:
     configure("storage", "debug", lines)
     structlog.get_logger("x").debug("detail")
     assert lines.only()["event"] == "detail"
+
+
+def test_a_library_that_repeats_itself_is_heard_once_and_our_own_lines_always(lines: Lines) -> None:
+    for node in range(50):
+        logging.getLogger("aiokafka").error("Unable connect to node with id %s", node)
+        logging.getLogger("aiokafka.consumer").error("Unable to update metadata")
+        structlog.get_logger("agents.x").warning("refused")
+    events = [line["event"] for line in lines.all()]
+    assert events.count("refused") == 50
+    assert [one for one in events if one != "refused"] == [
+        "Unable connect to node with id 0",
+        "Unable to update metadata",
+    ]
+
+
+def test_what_was_left_out_is_counted_in_the_next_line() -> None:
+    now = 100.0
+    sieve = SameAgain(lambda: now)
+
+    def said(node: int) -> str | None:
+        record = logging.LogRecord("aiokafka", logging.ERROR, "", 0, "no node %s", (node,), None)
+        return record.getMessage() if sieve.filter(record) else None
+
+    assert [said(1), said(2), said(3)] == ["no node 1", None, None]
+    now += SAME_AGAIN
+    assert said(4) == "no node 4 (left out since: 2)"
+    assert said(5) is None
+    now += SAME_AGAIN
+    assert said(6) == "no node 6 (left out since: 1)"

@@ -18,7 +18,7 @@ from rich.live import Live
 from rich.table import Table
 
 from agents.platform.contract import ensure_contract, load_contract
-from agents.platform.output import AsJson, errors, print_json
+from agents.platform.output import AsJson, errors, print_json, say
 from agents.platform.producer import Producer
 from agents.platform.settings import Settings
 from agents.session.recorder.order import Ended, Order
@@ -73,7 +73,7 @@ def record(
     settings = Settings.load()
     _quiet()
     if resume:
-        places = _left(settings, section, session)
+        places = _left(make_order(settings, section).spool.folder, session)
         results = asyncio.run(_resume(settings, section, places, duration, quiet=as_json))
     else:
         capture = _capture(display, file, synthetic, size, rate, seed)
@@ -111,19 +111,24 @@ async def _record(
         recording = Recording(source_of(capture, section), order, outlet, capture)
         await recording.open()
         if left := unattended(order.spool.folder):
-            errors.print(f"{len(left)} sessions were left on this host; `lucid record --resume` "
-                         "goes on with them")  # fmt: skip
+            say(f"Sessions left on this host: {len(left)}; `lucid record --resume` goes on with "
+                "them")  # fmt: skip
         return (await _run(settings, [recording], duration, quiet=quiet))[0]
 
 
-def _left(settings: Settings, section: RecorderSettings, session: str | None) -> list[Path]:
-    """The spools to go on with; raises NothingLeft."""
-    folder = make_order(settings, section).spool.folder
-    found = leftovers(folder)
-    if session is not None:
-        name = str(parse_session_id(session))
-        found = [place for place in found if place.name == name]
-    if session is not None and not found:
+def _left(folder: Path, session: str | None) -> list[Path]:
+    """The spools to go on with, without those that a recorder has now unless it is named.
+
+    Raises NothingLeft.
+    """
+    if session is None:
+        found = unattended(folder)
+        if taken := len(leftovers(folder)) - len(found):
+            say(f"Sessions that are being recorded on this host, and left alone: {taken}")
+        return found
+    name = str(parse_session_id(session))
+    found = [place for place in leftovers(folder) if place.name == name]
+    if not found:
         raise NothingLeft(
             f"no spool of session {session} is in {folder}",
             hint="It was delivered whole, or recorded on another host",
@@ -150,9 +155,10 @@ async def _resume(
             recordings += [found] if found is not None else []
         results = await _run(settings, recordings, duration, quiet=quiet) if recordings else []
     for problem in problems[1:]:
-        errors.print(f"error: {problem}", style="red")
+        say(f"error: {problem}")
     if problems:
-        _report(results, quiet, alone=False)
+        if results or quiet:
+            _report(results, quiet, alone=False)
         raise problems[0]
     return results
 
@@ -169,6 +175,9 @@ async def _run(
             if stopping:
                 recording.leave()
             recording.stop(reason)
+        if not stopping and any(one.trouble is not None for one in recordings):
+            say("No broker answers: waiting until it has everything. Ctrl-C again leaves the rest "
+                "on disk, for `lucid record --resume`")  # fmt: skip
         stopping.append(reason)
 
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -214,7 +223,7 @@ class Progress:
             seconds = int(time.monotonic() - one.started)
             behind = f"{one.next_seq - self._sealed_seq[name]} records to seal"
             if one.trouble is not None:
-                behind = f"no broker: {one.waiting} records wait on disk"
+                behind = f"no broker, {one.waiting} on disk"
             table.add_row(
                 f"{one.state} {seconds // 60}:{seconds % 60:02d}",
                 f"{one.frames} frames",
@@ -225,15 +234,32 @@ class Progress:
         return table
 
     async def show(self) -> None:
-        """Show it on standard error, four times a second, until cancelled."""
+        """Show it on standard error, four times a second, until cancelled.
+
+        Where that is no terminal, only that a broker is away, and that it is back.
+        """
         for name in self._recordings:
-            errors.print(f"Recording session {name}; Ctrl-C ends it")
+            say(f"Recording session {name}; Ctrl-C ends it")
         if not errors.is_terminal:
+            await self._tell()
             return
         with Live(self.table(), console=errors, auto_refresh=False) as live:
             while True:
                 await asyncio.sleep(0.25)
                 live.update(self.table(), refresh=True)
+
+    async def _tell(self) -> None:
+        away: set[str] = set()
+        while True:
+            await asyncio.sleep(0.25)
+            for name, one in self._recordings.items():
+                if one.trouble is not None and name not in away:
+                    away.add(name)
+                    say(f"Session {name}: no broker answers ({one.trouble.what}); what is "
+                        "captured waits on disk")  # fmt: skip
+                elif one.trouble is None and name in away:
+                    away.remove(name)
+                    say(f"Session {name}: the broker is back")
 
 
 def _report(results: Sequence[tuple[Recording, Ended]], as_json: bool, *, alone: bool) -> None:
@@ -248,7 +274,8 @@ def _report(results: Sequence[tuple[Recording, Ended]], as_json: bool, *, alone:
             f"Session {recording.session}: {ended.reason}; {ended.frames} frames, "
             f"{ended.raw_bytes / 1e6:.1f} MB"
         )
-        typer.echo(f"`lucid verify {recording.session}` checks it")
+        if not ended.waiting:
+            typer.echo(f"`lucid verify {recording.session}` checks it")
 
 
 def _facts(recording: Recording, ended: Ended) -> dict[str, Any]:

@@ -135,8 +135,8 @@ class Track:
     async def _wait_for_room(self) -> None:
         trouble = self.publisher.trouble
         full = SpoolFull(
-            f"{self.spool.size} bytes of session {self.spool.session} wait for the broker"
-            + (f" ({trouble.what})" if trouble else ""),
+            f"the spool is full: {self.spool.size} bytes of session {self.spool.session} wait for "
+            "the broker" + (f" ({trouble.what})" if trouble else ""),
             hint="Look at the broker, or raise LUCID_RECORDER_SPOOL_LIMIT",
         )
         if self._order.spool.when_full == "stop":
