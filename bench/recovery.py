@@ -60,7 +60,7 @@ class Going(SyntheticSource):
 class Back:
     """Seconds from a kill: until all partitions are assigned, and are read to their heads.
 
-    again: records that were read a second time, at most.
+    again: records that were read again, with those that came meanwhile.
     """
 
     assigned: float
@@ -161,15 +161,15 @@ def _kill(settings: Settings) -> tuple[float, list[Back], list[Back]]:
         running.wait(lambda: running.metric("lucid_chunks_processed_total") >= SESSIONS, "chunks")
         redo = (time.monotonic() - began) * CUT / (BURST * SIZE)
         for number in range(1, ROUNDS + 1):
-            _settled(settings, running)
+            committed = _settled(settings, running)
             fresh: Callable[[], Running] = partial(start, f"processor-{number}")
-            back, running = _recover(settings, running, fresh)
+            back, running = _recover(settings, running, fresh, committed)
             restarted.append(back)
         for number in range(1, ROUNDS + 1):
             other = start(f"other-{number}")
             other.wait(lambda other=other: other.said("assigned") > 0, "partitions")
-            _settled(settings, running, other)
-            back, running = _recover(settings, running, lambda other=other: other)
+            committed = _settled(settings, running, other)
+            back, running = _recover(settings, running, lambda other=other: other, committed)
             taken.append(back)
         running.process.kill()
     return redo, restarted, taken
@@ -180,22 +180,18 @@ def _start(settings: Settings, processes: ExitStack, label: str) -> Running:
 
 
 def _recover(
-    settings: Settings, victim: Running, successor: Callable[[], Running]
-) -> tuple[Back, Running]:
+    settings: Settings, victim: Running, successor: Callable[[], Running],
+    committed: dict[int, int],
+) -> tuple[Back, Running]:  # fmt: skip
     """Kill one; until the other has read all partitions to their heads."""
-    committed = by_partition(victim.metrics(), COMMITTED)
     killed = time.monotonic()
     victim.process.kill()
     heir = successor()
-    partitions = len(asyncio.run(ends(settings, "session.frames")))
-    heir.wait(lambda: len(_positions(heir, READ)) == partitions, "all partitions", 0.05)
+    heir.wait(lambda: len(_positions(heir, READ)) == len(committed), "all partitions", 0.05)
     assigned = time.monotonic() - killed
     heir.wait(lambda: _at_head(settings, heir), "head")
     head = time.monotonic() - killed
-    again = sum(
-        offset - committed[number]
-        for number, offset in _positions(heir, READ).items() if number in committed
-    )  # fmt: skip
+    again = sum(at - committed[number] for number, at in _positions(heir, READ).items())
     return Back(assigned, head, again), heir
 
 
@@ -213,17 +209,17 @@ def _at_head(settings: Settings, *members: Running) -> bool:
     return all(read.get(number, -1) >= head for number, head in heads.items())
 
 
-def _settled(settings: Settings, *members: Running) -> None:
-    """Wait until all is read, and a commit later nothing more could be committed."""
+def _settled(settings: Settings, *members: Running) -> dict[int, int]:
+    """What is committed once all is read, and a commit later still is."""
     deadline = time.monotonic() + DEADLINE
-    known: list[dict[int, int]] = []
+    known: dict[int, int] = {}
     while time.monotonic() < deadline:
         members[0].wait(lambda: _at_head(settings, *members), "head")
-        found = [_positions(one, COMMITTED) for one in members]
-        if found == known and sum(map(len, found)) == len(
-            asyncio.run(ends(settings, "session.frames"))
-        ):
-            return
+        found: dict[int, int] = {}
+        for one in members:
+            found |= _positions(one, COMMITTED)
+        if found == known and len(found) == len(asyncio.run(ends(settings, "session.frames"))):
+            return found
         known = found
         time.sleep(SETTLED_SECONDS)
     raise TimeoutError(f"commits do not settle within {DEADLINE:g} s")
