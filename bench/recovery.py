@@ -36,6 +36,7 @@ from bench.services import Running, by_partition, ends, spawn
 SESSIONS = 32
 SIZE, CUT = 100_000, 8 * 2**20
 BURST = 126  # frames that come at once: one chunk of 83, and half of the next
+SLOW = 0.25  # frames a second after that: the second chunk is open all the time
 ROUNDS = 2
 ALLOWED = 10.0
 SETTLED_SECONDS = 1.5  # longer than from one commit to the next
@@ -45,11 +46,11 @@ READ, COMMITTED = "lucid_read_position", "lucid_commit_position"
 
 
 class Going(SyntheticSource):
-    """`BURST` payloads at once, then one every second until the recording is stopped."""
+    """`BURST` payloads at once, then a few until the recording is stopped."""
 
     def __init__(self, seed: int) -> None:
         super().__init__(frames=BURST, size=SIZE, seed=seed)
-        self._more = SyntheticSource(frames=10**6, size=SIZE, rate=1.0, seed=seed)
+        self._more = SyntheticSource(frames=10**6, size=SIZE, rate=SLOW, seed=seed)
 
     def run(self, emit: Emit, control: Control) -> None:
         super().run(emit, control)
@@ -155,21 +156,21 @@ def _kill(settings: Settings) -> tuple[float, list[Back], list[Back]]:
     with ExitStack() as processes:
         start = partial(_start, settings, processes)
         running = start("processor-0")
-        running.wait(lambda: running.said("assigned") > 0, "partitions")
+        running.wait(partial(_has_some, running), "partitions")
         began = time.monotonic()
         running.wait(lambda: _at_head(settings, running), "head")
         running.wait(lambda: running.metric("lucid_chunks_processed_total") >= SESSIONS, "chunks")
         redo = (time.monotonic() - began) * CUT / (BURST * SIZE)
         for number in range(1, ROUNDS + 1):
             committed = _settled(settings, running)
-            fresh: Callable[[], Running] = partial(start, f"processor-{number}")
+            fresh = partial(start, f"processor-{number}")
             back, running = _recover(settings, running, fresh, committed)
             restarted.append(back)
         for number in range(1, ROUNDS + 1):
             other = start(f"other-{number}")
-            other.wait(lambda other=other: other.said("assigned") > 0, "partitions")
+            other.wait(partial(_has_some, other), "partitions")
             committed = _settled(settings, running, other)
-            back, running = _recover(settings, running, lambda other=other: other, committed)
+            back, running = _recover(settings, running, partial(_same, other), committed)
             taken.append(back)
         running.process.kill()
     return redo, restarted, taken
@@ -177,6 +178,14 @@ def _kill(settings: Settings) -> tuple[float, list[Back], list[Back]]:
 
 def _start(settings: Settings, processes: ExitStack, label: str) -> Running:
     return processes.enter_context(spawn(settings, "processor", label=label))
+
+
+def _has_some(running: Running) -> bool:
+    return running.said("assigned") > 0
+
+
+def _same(running: Running) -> Running:
+    return running
 
 
 def _recover(
