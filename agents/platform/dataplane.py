@@ -248,8 +248,14 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
             if records[0].offset > self._next[partition]:
                 await self._explain_gap(partition, records[0].offset)
             await worker.take([arrived(record) for record in records])
-            self._next[partition] = records[-1].offset + 1
+            self._passed(partition, records[-1].offset + 1)
         await self._balance()
+
+    def _passed(self, partition: TopicPartition, offset: int) -> None:
+        """Everything before `offset` was taken, or is known not to be there."""
+        self._next[partition] = offset
+        if self._metrics is not None:
+            self._metrics.read(partition.topic, partition.partition, offset)
 
     # -- taking partitions up --------------------------------------------------------------
 
@@ -297,7 +303,8 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
             self._consumer.resume(partition)
         else:
             self._paused.add(partition)
-        self._workers[partition], self._next[partition] = worker, start
+        self._workers[partition] = worker
+        self._passed(partition, start)
         log.info("assigned", topic=partition.topic, partition=partition.partition,
                  committed=committed, start=start)  # fmt: skip
 
@@ -338,7 +345,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
                 await self._report(
                     worker, Expired(partition.topic, partition.partition, position, begin)
                 )
-                self._next[partition] = begin
+                self._passed(partition, begin)
                 self._consumer.seek(partition, begin)
 
     async def _explain_gap(self, partition: TopicPartition, offset: int) -> None:

@@ -337,6 +337,7 @@ async def test_what_expired_while_nobody_read_is_reported_once_and_then_passed(
     place = f'partition="1",service="test",topic="{group.topic}"'
     assert f"lucid_offsets_expired_total{{{place}}} 2.0" in lines
     assert f"lucid_overtaken_offsets{{{place}}} 2.0" in lines
+    assert f"lucid_read_position{{{place}}} 6.0" in lines
     await group.stop()
     await expire(group.settings, group.topic, 1, 6)
     group.runner(third)
