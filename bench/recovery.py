@@ -4,6 +4,8 @@ Sessions are recorded on all partitions. Each has one sealed chunk and half of a
 and goes on at a slow rate while the processor is killed. Then, a few times each:
 
 restarted    SIGKILL, and the same command is started at once
+twice        the same, but what was started is killed while it joins the group, which is the
+             worst moment: only when the group is complete does the broker begin to miss it
 taken over   SIGKILL to one of two, and the other gets its partitions
 
 `limit` is 10 s and what redoing one open chunk of each session takes: the first processor's
@@ -20,6 +22,8 @@ from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+
+from aiokafka.admin import AIOKafkaAdminClient
 
 from agents.platform import stack
 from agents.platform.contract import apply_contract, load_contract
@@ -84,11 +88,11 @@ async def _measure(settings: Settings) -> dict[str, float]:
     init_keys(settings)
     await apply_contract(settings, load_contract(settings))
     async with _recorded(settings) as recordings:
-        redo, restarted, taken = await asyncio.to_thread(_kill, settings)
+        redo, recoveries = await asyncio.to_thread(_kill, settings)
         await _close(settings, recordings)
     limit = ALLOWED + redo
     found: dict[str, float] = {"sessions": SESSIONS, "redo_seconds": redo, "limit_seconds": limit}
-    for name, rounds in (("restarted", restarted), ("taken_over", taken)):
+    for name, rounds in recoveries.items():
         worst = max(rounds, key=lambda one: one.head)
         found |= {
             f"{name}_seconds": worst.head, f"{name}_least_seconds": min(b.head for b in rounds),
@@ -150,9 +154,9 @@ async def _close(settings: Settings, recordings: dict[Recording, asyncio.Task[ob
 # -- kills -----------------------------------------------------------------------------------------
 
 
-def _kill(settings: Settings) -> tuple[float, list[Back], list[Back]]:
-    """Seconds of redoing one open chunk of each session, and every recovery."""
-    restarted, taken = [], []
+def _kill(settings: Settings) -> tuple[float, dict[str, list[Back]]]:
+    """Seconds of redoing one open chunk of each session, and every recovery by its kind."""
+    found: dict[str, list[Back]] = {"restarted": [], "twice": [], "taken_over": []}
     with ExitStack() as processes:
         start = partial(_start, settings, processes)
         running = start("processor-0")
@@ -161,19 +165,21 @@ def _kill(settings: Settings) -> tuple[float, list[Back], list[Back]]:
         running.wait(lambda: _at_head(settings, running), "head")
         running.wait(lambda: running.metric("lucid_chunks_processed_total") >= SESSIONS, "chunks")
         redo = (time.monotonic() - began) * CUT / (BURST * SIZE)
-        for number in range(1, ROUNDS + 1):
-            committed = _settled(settings, running)
-            fresh = partial(start, f"processor-{number}")
-            back, running = _recover(settings, running, fresh, committed)
-            restarted.append(back)
-        for number in range(1, ROUNDS + 1):
-            other = start(f"other-{number}")
-            other.wait(partial(_has_some, other), "partitions")
-            committed = _settled(settings, running, other)
-            back, running = _recover(settings, running, partial(_same, other), committed)
-            taken.append(back)
+        for number in range(ROUNDS):
+            for kind, backs in found.items():
+                other = start(f"other-{number}") if kind == "taken_over" else None
+                if other is not None:
+                    other.wait(partial(_has_some, other), "partitions")
+                committed = _settled(settings, *([running, other] if other else [running]))
+                if kind == "twice":
+                    running.process.kill()
+                    running = start(f"joining-{number}")
+                    running.wait(lambda: _group(settings) == "PreparingRebalance", "rebalance")
+                heir = partial(_same, other) if other else partial(start, f"{kind}-{number}")
+                back, running = _recover(settings, running, heir, committed)
+                backs.append(back)
         running.process.kill()
-    return redo, restarted, taken
+    return redo, found
 
 
 def _start(settings: Settings, processes: ExitStack, label: str) -> Running:
@@ -182,6 +188,22 @@ def _start(settings: Settings, processes: ExitStack, label: str) -> Running:
 
 def _has_some(running: Running) -> bool:
     return running.said("assigned") > 0
+
+
+def _group(settings: Settings) -> str:
+    """The state of the processors' group, as the broker says."""
+
+    async def look() -> str:
+        admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_servers())
+        await admin.start()
+        try:
+            (answer,) = await admin.describe_consumer_groups([f"{settings.topic_prefix}processor"])
+            (_, _, state, *_), *_ = answer.groups
+            return str(state)
+        finally:
+            await admin.close()
+
+    return asyncio.run(look())
 
 
 def _same(running: Running) -> Running:
