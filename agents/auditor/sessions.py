@@ -187,7 +187,10 @@ class SessionSummary:
 
 @dataclass(frozen=True)
 class SessionDetail:
-    """What `lucid sessions show` says beyond the summary."""
+    """What `lucid sessions show` says beyond the summary.
+
+    expired: what the broker deleted before a service had read it and may have been of this one.
+    """
 
     summary: SessionSummary
     project: str
@@ -201,6 +204,7 @@ class SessionDetail:
     interruptions: int | None
     conflicts: int
     damaged: list[str]
+    expired: list[str]
     shortcomings: list[str]
     root: str | None
     folder: str
@@ -265,6 +269,14 @@ def summarize(session: str, state: Mapping[str, Any], manifest: Manifest | None)
     )
 
 
+def _expired(loss: Mapping[str, Any]) -> str:
+    """A loss of the pipeline's document in words; see Loss in agents/session/pipeline/states.py."""
+    place = f"offsets {loss['first_offset']} to {loss['next_offset'] - 1}"
+    since = loss.get("next_seq")
+    whose = "perhaps records of this session" if since is None else f"its records from {since} on"
+    return f"{place} of partition {loss['partition']} of {loss['topic']}: {whose}"
+
+
 def _id_time(session: str) -> int:
     return (UUID(session).int >> 80) * 1000
 
@@ -289,6 +301,7 @@ def detail(
         interruptions=tally.interruptions_total if tally else None,
         conflicts=state.get("conflicts", 0),
         damaged=list(state.get("damaged") or []),
+        expired=[_expired(loss) for loss in state.get("losses") or []],
         shortcomings=shortcomings or (manifest.shortcomings() if manifest else []),
         root=manifest.root if manifest else state.get("root"),
         folder=folder,

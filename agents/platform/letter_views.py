@@ -29,6 +29,11 @@ def moment(millis: int | None) -> str:
     return datetime.fromtimestamp(millis / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def _shortened(reason: str, most: int = 160) -> str:
+    """A reason for a table; one that is cut says so."""
+    return reason if len(reason) <= most else reason[: most - 1].rstrip() + "…"
+
+
 def letter_fields(entry: Entry) -> dict[str, Any]:
     letter, event = entry.letter, entry.decided
     return {
@@ -70,7 +75,7 @@ def print_letters(entries: Sequence[Entry]) -> None:
         cells = (
             letter.origin, moment(entry.at), printable((letter.key or b"")[:40]), entry.kind,
             str(entry.size), str(letter.tries), entry.state,
-            f"{letter.code}: {letter.reason[:160]}",
+            f"{letter.code}: {_shortened(letter.reason)}",
         )  # fmt: skip
         table.add_row(*(Text(printable(cell.encode())) for cell in cells))
     print_wide(table, 200)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 from typing import Annotated, Any
 
+import structlog
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -12,6 +14,12 @@ from rich.table import Table
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 errors = Console(stderr=True, highlight=False)
+
+
+def quiet() -> None:
+    """Log nothing: in the foreground errors are told once, by the command itself."""
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
 
 def say(text: str) -> None:

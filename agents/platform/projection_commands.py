@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from dataclasses import asdict
 from typing import Annotated, Any
 
-import structlog
 import typer
 from rich.console import Console
 from rich.progress import Progress
@@ -17,7 +15,7 @@ from rich.table import Table
 from agents.platform.audit import Audit
 from agents.platform.catalog import Catalog
 from agents.platform.contract import ensure_contract
-from agents.platform.output import AsJson, errors, print_json, print_wide
+from agents.platform.output import AsJson, errors, print_json, print_wide, quiet
 from agents.platform.producer import Producer
 from agents.platform.projections import REGISTRY, find_projection, read_alias, wall_clock
 from agents.platform.reader import open_reader
@@ -71,8 +69,7 @@ def rebuild_command(
     as_json: AsJson = False,
 ) -> None:
     """Build a projection anew from its events, beside the live one, then swap."""
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    quiet()
     find_projection(name)
     started = time.monotonic()
     with Progress(console=errors, transient=True, disable=as_json or not errors.is_terminal) as bar:

@@ -92,6 +92,12 @@ def test_damage_is_found_told_shown_and_taken_back(own: Installation) -> None:
     assert (done.returncode, b": 0 findings" in done.stdout) == (0, True)
     assert own.lucid("verify", session, "--json")["session"] == session
 
+    assert own.stop("storage") == 0
+    (folder / "key.age").unlink()
+    status, found = scrub(own)
+    told = [one["name"] for one in found["findings"]]
+    assert (status, told) == (1, ["key.age"]), "JSON alone, also with news to tell"
+
 
 def test_bad_input_says_what_to_do(own: Installation) -> None:
     for status, arguments in {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import shutil
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID, uuid4
 
-import structlog
 import typer
 from prometheus_client import CollectorRegistry
 from rich.console import Console
@@ -28,7 +26,7 @@ from agents.platform.catalog import Catalog
 from agents.platform.contract import Contract, ensure_contract
 from agents.platform.eventbus import EventBus
 from agents.platform.keys import KeyProblem, load_identities, load_signer, load_trusted
-from agents.platform.output import AsJson, errors, print_json, print_wide
+from agents.platform.output import AsJson, errors, print_json, print_wide, quiet
 from agents.platform.producer import Producer
 from agents.platform.reader import TopicReader, open_reader
 from agents.platform.settings import Settings
@@ -129,7 +127,7 @@ def replay(
         from_time=from_time and _utc(from_time), to_time=to_time and _utc(to_time),
         out=out, identity=identity, repair=repair,
     )  # fmt: skip
-    _quiet()
+    quiet()
     with _steps(as_json) as step:
         report = asyncio.run(run_replay(Settings.load(), ProcessorSettings.load(), order, step))
     if as_json:
@@ -141,12 +139,6 @@ def replay(
 
 def _utc(moment: datetime) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def _quiet() -> None:
-    """In the foreground errors are told once, by the command itself."""
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
 
 @contextmanager
@@ -167,8 +159,24 @@ async def run_replay(
         order.identity or section.identity or settings.keys_dir / "processor.age"
     )
     contract = await ensure_contract(settings)
+    folder = _folder(settings, order)
+    try:
+        report = await _replay(settings, section, order, step, contract, identities, Blobs(folder))
+    except BaseException:
+        if order.out is None:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    if order.out is None and all(one.outcome != "different" for one in report.results):
+        shutil.rmtree(folder, ignore_errors=True)
+        report.out = None
+    return report
+
+
+async def _replay(
+    settings: Settings, section: ProcessorSettings, order: Order, step: Step, contract: Contract,
+    identities: list[str], out: Blobs,
+) -> Report:  # fmt: skip
     store = Blobs(settings.blobs_dir)
-    out = Blobs(_folder(settings, order))
     async with (
         Catalog(settings) as catalog,
         open_reader(settings, contract, FRAMES, int(section.fetch_bytes)) as log,
@@ -198,9 +206,6 @@ async def run_replay(
                         report.repaired[found.session] = indexes
         finally:
             await _leave_audit(audit, report)
-    if order.out is None and all(one.outcome != "different" for one in results):
-        shutil.rmtree(out.root, ignore_errors=True)
-        report.out = None
     return report
 
 
@@ -307,8 +312,11 @@ def _show(report: Report) -> None:
             found.session, MARKS[found.outcome], str(found.chunks), str(found.identical),
             found.root[:16] + ("" if found.manifest else " (not ended)"),
         )  # fmt: skip
-    print_wide(table, 100)
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
+    if report.results:
+        print_wide(table, 100)
+    else:
+        console.print("No session opens there, nothing was compared")
     for found in report.results:
         for text in filter(None, (found.problem, found.unopened)):
             console.print(f"{found.session}: {text}")

@@ -133,7 +133,7 @@ class Replay:
                 return True
             reason = "another open record of it is in another partition"
         elif raw.offset < part.stretch.opens_before:
-            reason = "its open record is before the range"
+            reason = "no open record of it is in the range"
         else:
             return False
         if session not in self.passed:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
 import time
@@ -12,13 +11,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-import structlog
 import typer
 from rich.live import Live
 from rich.table import Table
 
 from agents.platform.contract import ensure_contract, load_contract
-from agents.platform.output import AsJson, errors, print_json, say
+from agents.platform.output import AsJson, errors, print_json, quiet, say
 from agents.platform.producer import Producer
 from agents.platform.settings import Settings
 from agents.session.recorder.order import Ended, Order
@@ -71,7 +69,7 @@ def record(
     if session is not None and not resume:
         raise typer.BadParameter("--session goes with --resume")
     settings = Settings.load()
-    _quiet()
+    quiet()
     if resume:
         places = _left(make_order(settings, section).spool.folder, session)
         results = asyncio.run(_resume(settings, section, places, duration, quiet=as_json))
@@ -94,12 +92,6 @@ def _capture(
     if file is not None:
         return Capture(kind="file", name=file if file == "-" else str(Path(file).absolute()))
     return Capture(kind="synthetic", frames=synthetic or 1, size=size, rate=rate, seed=seed)
-
-
-def _quiet() -> None:
-    """In the foreground errors are told once, by the command itself."""
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
 
 async def _record(

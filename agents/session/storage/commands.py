@@ -20,7 +20,7 @@ from agents.platform.blobs import Blobs
 from agents.platform.catalog import Catalog
 from agents.platform.contract import load_contract
 from agents.platform.eventbus import EventBus
-from agents.platform.output import AsJson, errors, print_json, print_wide
+from agents.platform.output import AsJson, errors, print_json, print_wide, quiet
 from agents.platform.producer import Producer
 from agents.platform.settings import Settings
 from agents.session.storage.damage import Finding
@@ -70,6 +70,7 @@ def scrub(
     """Compare stored files with the catalog; exit status 1 when any is wrong or missing."""
     settings = Settings.load()
     only = None if session is None else str(parse_session_id(session))
+    quiet()
     if show_open:
         findings = asyncio.run(_open_findings(settings, only))
         if as_json:

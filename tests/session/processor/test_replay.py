@@ -559,6 +559,7 @@ async def test_all_sessions_of_a_range_are_replayed_and_the_others_named(empty_l
     report = await house.replay(from_offset=f"{PARTITION}:3")
     assert {one.session for one in report.results} == {late, last}
     assert [(one.session, one.offset) for one in report.passed] == [(early, 3)]
+    assert report.passed[0].reason == "no open record of it is in the range"
     assert report.exit_status == 0
     stop = len(early_records) + 1
     bounded = await house.replay(from_offset=f"{PARTITION}:0", to_offset=f"{PARTITION}:{stop}")
@@ -615,6 +616,7 @@ async def test_another_identity_or_another_key_says_so_before_it_starts(
     with pytest.raises(NoIdentity, match=load_recipients(house.settings)[0]) as caught:
         await house.replay(session, identity=stranger)
     assert caught.value.exit_status == 77
+    assert not list(house.settings.scratch_dir.iterdir()), "no folder is left of it"
     place = (await house.catalog.get("sessions", session) or {})["opened"]["offset"]
     report = await house.replay(from_offset=f"{PARTITION}:{place}", identity=stranger)
     assert report.results[0].outcome == "unopened"
