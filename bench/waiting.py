@@ -22,7 +22,7 @@ from pathlib import Path
 
 from agents.platform import stack
 from agents.platform.contract import apply_contract, load_contract
-from agents.platform.dataplane import FETCH_COPIES, FETCH_ROOM
+from agents.platform.group_consumer import FETCH_COPIES, FETCH_ROOM
 from agents.platform.keys import init_keys
 from agents.platform.settings import Settings
 from agents.session.processor.settings import ProcessorSettings

@@ -6,7 +6,7 @@ import random
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from agents.platform.dataplane import SESSION_MS
+from agents.platform.group_consumer import SESSION_MS
 from agents.platform.points import POINTS
 
 SERVICES = ("processor-1", "processor-2", "storage-1", "storage-2", "pipeline")
