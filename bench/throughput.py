@@ -1,19 +1,20 @@
 """Frames topic to chunk files through processor and storage, against a bare aiokafka loop.
 
 The bare loop reads the same records with `getmany` and sends the same bytes on with an
-idempotent producer: what the broker and the driver cost, without sealing and storing.
+idempotent producer: what the broker and the driver cost, without sealing and storing. Then
+`lucid replay` makes the same chunks again and compares them with the files.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
@@ -27,14 +28,14 @@ from agents.session.recorder.recording import Recording
 from agents.session.recorder.settings import RecorderSettings
 from agents.session.recorder.sources.synthetic import SyntheticSource
 from agents.session.recorder.wiring import make_order, open_outlet
+from bench.services import service
 
 SESSIONS, FRAMES, SIZE = 4, 800, 100_000
-SERVICES = ("processor", "storage")
 DEADLINE = 180.0
 
 
 def run() -> dict[str, float]:
-    """Megabytes a second of both, and their ratio; goal 0.8."""
+    """Megabytes a second of each, and ratios; goals 0.8, and 0.9 for the replay."""
     with tempfile.TemporaryDirectory() as name:
         settings = Settings.load(home=Path(name))
         try:
@@ -47,11 +48,16 @@ def run() -> dict[str, float]:
 async def _measure(settings: Settings) -> dict[str, float]:
     init_keys(settings)
     await apply_contract(settings, load_contract(settings))
+    since = datetime.now(UTC)
     sessions, raw = await _record(settings)
     bare = await _bare(settings, raw)
-    lucid = await asyncio.to_thread(_services, settings, sessions)
-    return {"raw_mb": raw / 1e6, "lucid_mb_s": raw / lucid / 1e6, "bare_mb_s": raw / bare / 1e6,
-            "ratio": bare / lucid}  # fmt: skip
+    live = await asyncio.to_thread(_live, settings, sessions)
+    replay, command = await asyncio.to_thread(_replay, settings, sessions, since)
+    return {
+        "raw_mb": raw / 1e6, "lucid_mb_s": raw / live / 1e6, "bare_mb_s": raw / bare / 1e6,
+        "ratio": bare / live, "replay_mb_s": raw / replay / 1e6, "replay_ratio": live / replay,
+        "replay_command_seconds": command,
+    }  # fmt: skip
 
 
 async def _record(settings: Settings) -> tuple[list[str], int]:
@@ -100,37 +106,29 @@ async def _bare(settings: Settings, raw: int) -> float:
         await producer.stop()
 
 
-def _services(settings: Settings, sessions: list[str]) -> float:
+def _live(settings: Settings, sessions: list[str]) -> float:
     """Seconds from both services being ready to the last manifest on disk."""
-    env = {**os.environ, "LUCID_HOME": str(settings.home)}
-    env |= {f"LUCID_{name.upper()}_PORT": "0" for name in SERVICES}
+    manifests = [settings.blobs_dir / session / "manifest.json" for session in sessions]
     # Storage first: the clock runs from the processor's own start.
-    running = []
-    try:
-        start = 0.0
-        for name in reversed(SERVICES):
-            log = settings.home / f"{name}.log"
-            with log.open("wb") as out:
-                running.append(
-                    subprocess.Popen(
-                        [sys.executable, "-m", "agents.cli", "run", name],
-                        env=env, stdout=out, stderr=out,
-                    )
-                )  # fmt: skip
-            _wait(lambda log=log: b'"event": "ready"' in log.read_bytes(), f"ready {name}")
-            start = time.monotonic()
-        manifests = [settings.blobs_dir / session / "manifest.json" for session in sessions]
-        _wait(lambda: all(path.exists() for path in manifests), "manifests")
+    with service(settings, "storage") as storage, service(settings, "processor"):
+        start = time.monotonic()
+        storage.wait(lambda: all(path.exists() for path in manifests), "manifests")
         return time.monotonic() - start
-    finally:
-        for process in running:
-            process.send_signal(signal.SIGTERM)
-            process.wait(15)
 
 
-def _wait(look: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not look():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"no {what} within {DEADLINE:g} s")
-        time.sleep(0.02)
+def _replay(settings: Settings, sessions: list[str], since: datetime) -> tuple[float, float]:
+    """Seconds of a replay of everything, by its own account and of the whole command."""
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "agents.cli", "replay", "--json", "--from-time",
+         f"{since:%Y-%m-%dT%H:%M:%S}"],
+        env={**os.environ, "LUCID_HOME": str(settings.home)}, capture_output=True,
+        timeout=DEADLINE, check=False,
+    )  # fmt: skip
+    seconds = time.monotonic() - start
+    if done.returncode:
+        raise RuntimeError(f"replay: {done.stderr.decode()}{done.stdout.decode()[-2000:]}")
+    report = json.loads(done.stdout)
+    if {found["session"] for found in report["sessions"] if found["ended"]} != set(sessions):
+        raise RuntimeError(f"not all sessions were replayed: {report}")
+    return float(report["seconds"]), seconds

@@ -26,8 +26,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import structlog
 from aiokafka.errors import KafkaError
@@ -39,16 +38,15 @@ from agents.platform.deadletters import DeadLetters
 from agents.platform.expiry import Expired
 from agents.platform.faust_app import create_app
 from agents.platform.gaps import missed_before
+from agents.platform.lanes import Item, Lane, Model, Record, Route, context_of, record_of
 from agents.platform.logging import bound
 from agents.platform.metrics import Metrics
-from agents.platform.partition import OffsetTracker
-from agents.platform.producer import Header
 from agents.platform.retry import Backoff, Permanent, Transient, retry
 from agents.platform.service import StopSignal
 from agents.platform.settings import Settings
-from schemas.deadletters import Replay, take_off
 from schemas.errors import FormatError, LucidError
-from schemas.sessions import parse_session_id
+
+__all__ = ["ControlPlane", "Record"]
 
 log = structlog.get_logger(__name__)
 
@@ -58,8 +56,6 @@ STOP_RESERVE = 4.0  # seconds of a stop that the last commit and leaving the gro
 COMMIT_SECONDS = 2.0
 LOG_START_EVERY = 15.0  # seconds between looks at where the broker's logs begin
 
-Model = TypeVar("Model")
-
 
 class SkippedRecords(LucidError):
     """Records between two that were handed over are on the broker, but did not come."""
@@ -67,68 +63,6 @@ class SkippedRecords(LucidError):
 
 class ControlCrashed(LucidError):
     """Faust stopped by itself."""
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A record as it is on the broker. timestamp: milliseconds since 1970.
-
-    replay: of a record that was refused before; its header is taken off.
-    """
-
-    topic: str
-    partition: int
-    offset: int
-    timestamp: int | None
-    key: bytes | None
-    headers: tuple[Header, ...]
-    value: bytes | None
-    replay: Replay | None = None
-
-    @property
-    def size(self) -> int:
-        return len(self.key or b"") + len(self.value or b"")
-
-
-@dataclass(frozen=True, slots=True)
-class Route(Generic[Model]):
-    """What is done with the records of one topic."""
-
-    topic: str
-    parse: Callable[[Record], Model]
-    handle: Callable[[Model, Record], Awaitable[None]]
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """An event that waits in a lane, and the stream it came from."""
-
-    event: EventT[bytes]
-    stream: Any
-    record: Record
-    route: Route[Any]
-
-
-class Lane:
-    """One partition in one generation of the group."""
-
-    def __init__(self, tp: TP, generation: int, next_offset: int) -> None:
-        self.tp = tp
-        self.generation = generation
-        self.next_offset = next_offset
-        self.tracker = OffsetTracker()
-        self.queue: asyncio.Queue[Item] = asyncio.Queue()
-        # Faust itself holds events weakly.
-        self.events: dict[int, EventT[bytes]] = {}
-        self.closing = asyncio.Event()
-        self.task: asyncio.Task[None] | None = None
-
-    async def leave(self, seconds: float) -> None:
-        """Take nothing new; wait for the record that runs, then cancel it."""
-        self.closing.set()
-        if self.task is not None:
-            await asyncio.wait([self.task], timeout=max(0.0, seconds))
-            self.task.cancel()
 
 
 class ControlPlane:
@@ -244,7 +178,7 @@ class ControlPlane:
             return  # being revoked, or handed over a second time after a seek
         if message.offset > lane.next_offset:
             await self._explain_gap(lane, message.offset)
-        record = _record(message)
+        record = record_of(message)
         await self._wait_for_room(record.size)
         if lane.closing.is_set():
             return
@@ -354,7 +288,7 @@ class ControlPlane:
     async def _finish(self, lane: Lane, item: Item) -> None:
         """The order: 1 effect or dead letter, 2 finished, 3 ack. Never in a `finally`."""
         record = item.record
-        with bound(**_context(record)), self._metrics.handling(record.topic):
+        with bound(**context_of(record)), self._metrics.handling(record.topic):
             await retry(
                 lambda: self._effect(item.route, record),
                 backoff=self._backoff(),
@@ -402,7 +336,7 @@ class ControlPlane:
             lane.closing.set()
             if lane.task is not None:
                 lane.task.cancel()
-            held = [_record(event.message).size for event in lane.events.values()]
+            held = [record_of(event.message).size for event in lane.events.values()]
             self._hold(-sum(held))
             lane.events.clear()
             self._metrics.revoked(tp.topic, tp.partition)
@@ -413,29 +347,3 @@ class ControlPlane:
             with contextlib.suppress(Exception):
                 end = self.app.consumer.highwater(tp)
             self._metrics.committed(tp.topic, tp.partition, offset, end)
-
-
-def _record(message: Any) -> Record:
-    """The record of a Faust message; its headers with the repeated ones."""
-    stamp = message.timestamp
-    headers, replay = take_off(message.headers or ())
-    return Record(
-        topic=message.topic,
-        partition=message.partition,
-        offset=message.offset,
-        timestamp=None if stamp is None or stamp < 0 else round(stamp * 1000),
-        key=message.key,
-        headers=tuple(headers),
-        value=message.value,
-        replay=replay,
-    )
-
-
-def _context(record: Record) -> dict[str, object]:
-    """What log lines say while a record is handled."""
-    found: dict[str, object] = {
-        "topic": record.topic, "partition": record.partition, "offset": record.offset,
-    }  # fmt: skip
-    with contextlib.suppress(FormatError, UnicodeDecodeError):
-        found["session"] = str(parse_session_id((record.key or b"").decode()))
-    return found

@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -33,6 +33,7 @@ from aiokafka.errors import (
 
 from agents.platform.deadletters import arrived
 from agents.platform.expiry import ANSWER_SECONDS, Expired, bounds, where_to_start
+from agents.platform.group_consumer import Gate, Valve, group_options, leave_group
 from agents.platform.metrics import Metrics
 from agents.platform.partition import Fail, OffsetTracker, PartitionWorker, Tasks
 from agents.platform.points import async_point
@@ -55,18 +56,8 @@ COMMIT_EVERY = 1.0  # seconds
 COMMIT_SECONDS = 3.0
 REVOKE_DEADLINE = 5.0  # seconds; well under the broker's rebalance timeout of 5 minutes
 MAX_RECORDS = 1000  # of one turn: small ones take more for their objects than for their bytes
-FETCH_ROOM = 4
-"""A broker answers one fetch with at most this many times `fetch_bytes`, over all partitions."""
-FETCH_COPIES = 3
-"""Of one such answer: the records of the last one, and this one as received and as parsed."""
 STUCK_AFTER = 30.0  # seconds without a turn of the loop: not healthy
 LOG_START_EVERY = 15.0  # seconds between looks at where the broker's logs begin
-CLOSE_SECONDS = 2.0
-# A killed member's partitions go to others after this long; brokers allow no less than 6 s.
-SESSION_MS = 6_000
-HEARTBEAT_MS = 1_500
-# More than a revoke takes: whoever drains its partitions is not thrown out meanwhile.
-REBALANCE_MS = 20_000
 
 
 class RunnerStuck(LucidError):
@@ -74,8 +65,6 @@ class RunnerStuck(LucidError):
 
 
 MakeWorker = Callable[[TopicPartition, int | None, Fail], PartitionWorker]
-Gate = Callable[[int], Awaitable[bool]]
-"""Whether more records may be taken, given the bytes in flight."""
 
 
 class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -102,33 +91,19 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
     ) -> None:
         self._topics = list(topics)
         self._make_worker = make_worker
-        self._busy_limit = busy_limit
         self._metrics = metrics
-        self._gate = gate
+        self._valve = Valve(busy_limit, gate)
         self._workers: dict[TopicPartition, PartitionWorker] = {}
         self._starting: dict[TopicPartition, asyncio.Task[None]] = {}
         self._next: dict[TopicPartition, int] = {}
         self._committed: dict[TopicPartition, int] = {}
-        self._paused: set[TopicPartition] = set()
         # Held while a batch is handed over and while partitions are given away. Not while one
         # is fetched: getmany waits for a rebalance to end, which waits for the listener.
         self._turn = asyncio.Lock()
         self._rebalances = 0
         self._failed: asyncio.Future[None] | None = None
         self._last_turn = time.monotonic()
-        self._options: dict[str, Any] = {
-            "bootstrap_servers": servers,
-            "group_id": group,
-            "enable_auto_commit": False,
-            "auto_offset_reset": "none",  # a reset by the driver would be a silent loss
-            "max_partition_fetch_bytes": fetch_bytes,
-            "fetch_max_bytes": FETCH_ROOM * fetch_bytes,
-            "fetch_max_wait_ms": 100,
-            "session_timeout_ms": SESSION_MS,
-            "heartbeat_interval_ms": HEARTBEAT_MS,
-            "rebalance_timeout_ms": REBALANCE_MS,
-            **(consumer_options or {}),
-        }
+        self._options = {**group_options(servers, group, fetch_bytes), **(consumer_options or {})}
         self._consumer = AIOKafkaConsumer(**self._options)
 
     @property
@@ -186,20 +161,9 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
             await self._cancel_starting()
             for worker in self._workers.values():
                 await worker.close()
-            for known in (self._workers, self._next, self._committed, self._paused):
+            for known in (self._workers, self._next, self._committed, self._valve.paused):
                 known.clear()
-            await self._leave_group()
-
-    async def _leave_group(self) -> None:
-        # While no broker answers, aiokafka swallows a cancellation, or cancels itself.
-        leaving = asyncio.create_task(self._consumer.stop())
-        await asyncio.wait([leaving], timeout=CLOSE_SECONDS)
-        if leaving.done() and not leaving.cancelled() and leaving.exception() is None:
-            return
-        log.warning("the consumer could not leave its group")
-        leaving.cancel()
-        self._consumer._coordinator._coordination_task.cancel()
-        await self._consumer._client.close()
+            await leave_group(self._consumer)
 
     async def _loop(self, stop: asyncio.Event) -> None:
         assert self._failed is not None
@@ -248,8 +212,14 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
             if records[0].offset > self._next[partition]:
                 await self._explain_gap(partition, records[0].offset)
             await worker.take([arrived(record) for record in records])
-            self._next[partition] = records[-1].offset + 1
-        await self._balance()
+            self._passed(partition, records[-1].offset + 1)
+        await self._valve.balance(self._consumer, self._workers)
+
+    def _passed(self, partition: TopicPartition, offset: int) -> None:
+        """Everything before `offset` was taken, or is known not to be there."""
+        self._next[partition] = offset
+        if self._metrics is not None:
+            self._metrics.read(partition.topic, partition.partition, offset)
 
     # -- taking partitions up --------------------------------------------------------------
 
@@ -285,7 +255,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
             start, lost = where_to_start(committed, worker.expected(), begin, end)
             if lost is not None:
                 await self._report(worker, Expired(partition.topic, partition.partition, *lost))
-            may_take = await self._may_take()
+            is_open = await self._valve.is_open(self.busy())
         except BaseException:
             await worker.close()
             raise
@@ -293,11 +263,12 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
             await worker.close()
             return
         self._consumer.seek(partition, start)
-        if may_take and not self._paused:
+        if is_open and not self._valve.paused:
             self._consumer.resume(partition)
         else:
-            self._paused.add(partition)
-        self._workers[partition], self._next[partition] = worker, start
+            self._valve.paused.add(partition)
+        self._workers[partition] = worker
+        self._passed(partition, start)
         log.info("assigned", topic=partition.topic, partition=partition.partition,
                  committed=committed, start=start)  # fmt: skip
 
@@ -338,7 +309,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
                 await self._report(
                     worker, Expired(partition.topic, partition.partition, position, begin)
                 )
-                self._next[partition] = begin
+                self._passed(partition, begin)
                 self._consumer.seek(partition, begin)
 
     async def _explain_gap(self, partition: TopicPartition, offset: int) -> None:
@@ -366,27 +337,6 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
                     self._metrics.log_start(partition.topic, partition.partition, begin, finished)
 
     # -- pausing, committing ---------------------------------------------------------------
-
-    async def _may_take(self) -> bool:
-        """Whether the gate is open and the bytes in flight are few enough."""
-        busy = self.busy()
-        if self._gate is not None and not await self._gate(busy):
-            return False
-        return busy <= (self._busy_limit // 2 if self._paused else self._busy_limit)
-
-    async def _balance(self) -> None:
-        """Pause all partitions above the limit of bytes in flight, resume under half of it.
-
-        The same while the gate is closed.
-        """
-        may_take = await self._may_take()
-        held = set(self._workers)
-        if not may_take:
-            self._paused = held
-            self._consumer.pause(*held)
-        elif self._paused:
-            self._consumer.resume(*(self._paused & held))
-            self._paused = set()
 
     async def _commit(self, partitions: Sequence[TopicPartition]) -> None:
         await async_point("runner.before-commit")
@@ -433,7 +383,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
         for partition in held:
             await self._workers.pop(partition).close()
             self._committed.pop(partition, None)
-            self._paused.discard(partition)
+            self._valve.paused.discard(partition)
             if self._metrics is not None:
                 self._metrics.revoked(*partition)
 

@@ -10,6 +10,7 @@ say) have two registries and do not meet.
     metrics.retried(topic, code)         .committed(topic, partition, offset, end)
     metrics.expired(topic, partition, n) .log_start(topic, partition, begin, finished)
     metrics.held(bytes)                  .handling(topic) -> context manager that times
+    metrics.read(topic, partition, next_offset)
     metrics.exposition() -> bytes        what /metrics answers
 """
 
@@ -59,6 +60,10 @@ class Metrics:
         self._retries = self._counter("record_retries", "Tries beyond the first", "topic", "code")
         self._position = Gauge(
             "lucid_commit_position", "Offset before which all records are finished",
+            ["service", "topic", "partition"], registry=registry,
+        )  # fmt: skip
+        self._read = Gauge(
+            "lucid_read_position", "Offset before which all records are taken, finished or not",
             ["service", "topic", "partition"], registry=registry,
         )  # fmt: skip
         self._lag = Gauge(
@@ -120,6 +125,10 @@ class Metrics:
         if end is not None:
             self._lag.labels(self.service, topic, partition).set(max(0, end - offset))
 
+    def read(self, topic: str, partition: int, offset: int) -> None:
+        """Show the offset of a partition's next record."""
+        self._read.labels(self.service, topic, partition).set(offset)
+
     def expired(self, topic: str, partition: int, count: int) -> None:
         """Count offsets that were gone before they were read."""
         self._expired.labels(self.service, topic, partition).inc(count)
@@ -133,7 +142,7 @@ class Metrics:
 
     def revoked(self, topic: str, partition: int) -> None:
         """Forget a partition that somebody else owns now."""
-        for gauge in (self._position, self._lag, self._begin, self._overtaken):
+        for gauge in (self._position, self._read, self._lag, self._begin, self._overtaken):
             gauge.remove_by_labels(
                 {"service": self.service, "topic": topic, "partition": str(partition)}
             )

@@ -32,7 +32,7 @@ class Outcome:
     points_struck: Counter[str] = field(default_factory=Counter)
     connections_cut: int = 0
     restarts: int = 0
-    refused_starts: int = 0
+    without_result: Counter[str] = field(default_factory=Counter)
     settled_seconds: float = 0.0
     left_out: list[str] = field(default_factory=list)
 
@@ -91,7 +91,8 @@ def rows(outcome: Outcome) -> list[tuple[str, str]]:
         ("restarts", str(outcome.restarts)),
         ("ended by themselves", _counted(outcome.exits)),
         ("sessions", f"{verdict.sessions} ({verdict.completed} completed, "
-                     f"{verdict.incomplete} incomplete), {outcome.refused_starts} refused"),
+                     f"{verdict.incomplete} incomplete)"),
+        ("recorders without a result", _counted(outcome.without_result)),
         ("frames", f"{verdict.frames}, in {verdict.records} records"),
         ("chunks", str(verdict.chunks)),
         ("bytes compared", str(verdict.bytes)),

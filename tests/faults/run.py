@@ -247,7 +247,9 @@ class Run:
         outcome.exits, outcome.restarts = fleet.exits, fleet.restarts + recorders.resumes
         outcome.stops = fleet.stops + Counter(recorder=recorders.stops)
         outcome.points_passed, outcome.points_struck = fleet.points()
-        outcome.refused_starts = sum(one.result is None for one in recorders.ended)
+        outcome.without_result = Counter(
+            f"status {one.status}" for one in recorders.ended if one.result is None
+        )
         outcome.verdict.problems += [
             f"{what}: a bug, see its log" for what in fleet.exits if what.endswith("status 70")
         ]

@@ -6,10 +6,11 @@ import random
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from agents.platform.group_consumer import SESSION_MS
 from agents.platform.points import POINTS
 
 SERVICES = ("processor-1", "processor-2", "storage-1", "storage-2", "pipeline")
-SESSION_TIMEOUT = 10.0
+SESSION_TIMEOUT = SESSION_MS / 1000
 """Seconds after which the broker gives the partitions of a silent data-plane member away."""
 
 KINDS = (

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 import signal
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from agents.platform.stack import processes
@@ -45,12 +46,16 @@ class ProxiedKafka(Kafka):
 
 @dataclass
 class Running:
-    """A server, its forwarder, and the record that it is started again from."""
+    """A server, its forwarder, and the record that it is started again from.
+
+    turn: of outages, for under load a server may come back after its next one is due.
+    """
 
     server: Server
     program: Path
     forwarder: Forwarder
     record: Record | None = None
+    turn: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Servers:
@@ -110,10 +115,11 @@ class Servers:
         """End a server, by SIGKILL if `hard`, and start it again at monotonic time `until`."""
 
         def job() -> None:
-            self._end(name, hard=hard)
-            while (left := until - time.monotonic()) > 0:
-                time.sleep(min(left, 0.1))
-            self._start(name)
+            with self._all[name].turn:
+                self._end(name, hard=hard)
+                while (left := until - time.monotonic()) > 0:
+                    time.sleep(min(left, 0.1))
+                self._start(name)
 
         self._submit(job)
 

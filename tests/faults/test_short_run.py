@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-SEED, MINUTES, PAUSE = 308, 0.33, 2  # one fault of almost every kind
+SEED, MINUTES, PAUSE = 7445, 0.33, 2  # one fault of almost every kind
 
 
 def test_a_short_run_loses_nothing(tmp_path: Path) -> None:
@@ -25,4 +25,7 @@ def test_a_short_run_loses_nothing(tmp_path: Path) -> None:
     assert verdict["completed"] == verdict["sessions"] >= 2
     assert verdict["bytes"] > 100_000
     assert sum(found["kills"].values()) >= 2
-    assert found["faults"]["broker-kill"] == found["faults"]["catalog-kill"] == 1
+    struck = {name for name, times in found["faults"].items() if times}
+    wanted = {"broker-kill", "catalog-kill", "recorder-kill", "kill", "point", "cut", "disk"}
+    assert wanted <= struck
+    assert found["kills"]["recorder"] >= 1

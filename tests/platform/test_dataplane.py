@@ -15,8 +15,9 @@ from aiokafka.admin import AIOKafkaAdminClient
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.platform.dataplane import Fail, Gate, OffsetTracker, Runner, RunnerStuck, Tasks
+from agents.platform.dataplane import Fail, OffsetTracker, Runner, RunnerStuck, Tasks
 from agents.platform.expiry import Expired, where_to_start
+from agents.platform.group_consumer import Gate
 from agents.platform.metrics import Metrics
 from agents.platform.partition import TASK_OVERHEAD
 from agents.platform.producer import Producer
@@ -222,11 +223,11 @@ async def test_fetching_pauses_above_the_limit_and_goes_on_below(group: Group) -
     await group.send(20, bytes(10_000))
     await until(lambda: runner.busy() > 20_000)
     held = runner.busy()
-    await until(lambda: runner._paused)
+    await until(lambda: runner._valve.paused)
     assert held < 20 * PARTITIONS * 10_000
     log.gate.set()
     await until(lambda: len(log.done) == 20 * PARTITIONS)
-    await until(lambda: not runner._paused)
+    await until(lambda: not runner._valve.paused)
 
 
 async def test_a_closed_gate_holds_the_member_up_and_in_its_group(group: Group) -> None:
@@ -272,7 +273,7 @@ async def test_small_records_are_bounded_by_what_they_take_not_by_what_they_hold
     log.gate.clear()
     runner, _ = group.runner(log, busy_limit=20 * TASK_OVERHEAD)
     await group.send(50, b"x")
-    await until(lambda: runner._paused)
+    await until(lambda: runner._valve.paused)
     assert 20 * TASK_OVERHEAD < runner.busy() <= 30 * (TASK_OVERHEAD + 1)
     log.gate.set()
     await until(lambda: len(log.done) == 50 * PARTITIONS)
@@ -337,6 +338,7 @@ async def test_what_expired_while_nobody_read_is_reported_once_and_then_passed(
     place = f'partition="1",service="test",topic="{group.topic}"'
     assert f"lucid_offsets_expired_total{{{place}}} 2.0" in lines
     assert f"lucid_overtaken_offsets{{{place}}} 2.0" in lines
+    assert f"lucid_read_position{{{place}}} 6.0" in lines
     await group.stop()
     await expire(group.settings, group.topic, 1, 6)
     group.runner(third)
@@ -370,7 +372,7 @@ async def test_retention_that_overtakes_a_running_consumer_is_reported(group: Gr
     log.gate.clear()
     runner, _ = group.runner(log, busy_limit=20_000)
     await group.send(20, bytes(10_000))
-    await until(lambda: runner._paused and runner.busy() > 20_000)
+    await until(lambda: runner._valve.paused and runner.busy() > 20_000)
     position = runner._next[TopicPartition(group.topic, 0)]
     assert position < 19
     await expire(group.settings, group.topic, 0, 19)

@@ -48,9 +48,12 @@ def test_a_revoked_partition_is_not_shown_any_more() -> None:
     metrics.committed("t", 3, 10, end=14)
     assert value(metrics, "lucid_commit_position", **labels) == 10
     assert value(metrics, "lucid_lag_records", **labels) == 4
+    metrics.read("t", 3, 12)
+    assert value(metrics, "lucid_read_position", **labels) == 12
     metrics.revoked("t", 3)
     metrics.revoked("t", 4)
     assert value(metrics, "lucid_commit_position", **labels) is None
+    assert value(metrics, "lucid_read_position", **labels) is None
 
 
 def test_names_have_the_prefix() -> None:

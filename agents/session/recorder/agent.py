@@ -24,7 +24,7 @@ from agents.session.recorder.recording import Recording
 from agents.session.recorder.roster import Roster
 from agents.session.recorder.settings import RecorderSettings
 from agents.session.recorder.sources.capture import Capture, source_of
-from agents.session.recorder.spool import SpoolBusy, leftovers
+from agents.session.recorder.spool_folder import SpoolBusy, leftovers
 from agents.session.recorder.wiring import NAME, follow_progress, make_order, open_outlet, resume
 from schemas.commands import RecorderCommand, read_command
 from schemas.errors import LucidError

@@ -23,7 +23,7 @@ from agents.session.recorder.order import Ended, Order
 from agents.session.recorder.recording import Recording
 from agents.session.recorder.settings import RecorderSettings
 from agents.session.recorder.sources.capture import Capture, source_of
-from agents.session.recorder.spool import leftovers, unattended
+from agents.session.recorder.spool_folder import leftovers, unattended
 from agents.session.recorder.wiring import follow_progress, make_order, open_outlet
 from agents.session.recorder.wiring import resume as resume_spool
 from schemas.canonical import encode

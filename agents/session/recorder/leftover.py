@@ -22,7 +22,8 @@ from aiokafka.errors import KafkaError
 from agents.platform.broker import unreachable
 from agents.session.recorder.order import EndedElsewhere, Order, Outlet
 from agents.session.recorder.sequencer import Sequencer
-from agents.session.recorder.spool import Spool, SpoolHead, SpoolUnreadable
+from agents.session.recorder.spool import Spool, SpoolHead
+from agents.session.recorder.spool_folder import SpoolUnreadable
 from schemas.errors import FormatError, LucidError
 from schemas.frames import FrameRecord, Kind, from_kafka
 

@@ -15,73 +15,47 @@
 A spool that was cut or damaged opens with what is whole; what stands behind is kept in
 files called `damaged-…`. A segment is deleted once all of it is released and a later record
 is on disk, so the newest record is always there to go on from. Methods block and may be
-called from several threads; one recorder at a time has a spool open (flock).
-
-LucidError
-├── SpoolFull           over its limit, or its disk is full, while the broker takes nothing
-├── SpoolFailed         the disk does not take or give it
-├── SpoolBusy           another recorder is writing this session
-└── SpoolUnreadable     no head, a damaged one, or one of another recorder
+called from several threads; one recorder at a time has a spool open (flock). Errors are
+those of spool_folder.py.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import os
 import secrets
 import threading
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
-from uuid import UUID
 
 import structlog
 
 from agents.platform.blobs import sync_folder, write_synced
 from agents.session.recorder.sources.capture import Capture
 from agents.session.recorder.spool_blocks import HEAD_SEGMENT, MAX_BLOCK, Blocks, Spooled
+from agents.session.recorder.spool_folder import (
+    ENDED,
+    HEAD,
+    SpoolBusy,
+    SpoolFailed,
+    SpoolUnreadable,
+    lock,
+    on_disk,
+    session_of,
+)
 from schemas.canonical import Strict, decode, encode
 from schemas.controls import Open
-from schemas.errors import FormatError, LucidError
+from schemas.errors import FormatError
 from schemas.frames import FrameRecord
 from schemas.manifests import Count, Hex32
 from schemas.notes import Signer
 
 log = structlog.get_logger(__name__)
 
-HEAD = "head"
 STATE = "state"
 SEGMENT_BYTES = 4 * 1024**2
-ENDED = ".ended"
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-
-
-class SpoolFull(LucidError):
-    """More records wait for the broker than the spool, or its disk, may hold."""
-
-    exit_status = 74  # EX_IOERR of sysexits.h
-
-
-class SpoolFailed(LucidError):
-    """The disk of the spool does not take or give a record."""
-
-    exit_status = 74  # EX_IOERR of sysexits.h
-
-
-class SpoolBusy(LucidError):
-    """Another process is recording this session."""
-
-    exit_status = 75  # EX_TEMPFAIL of sysexits.h
-
-
-class SpoolUnreadable(LucidError):
-    """A spool cannot be gone on with."""
-
-    exit_status = 66  # EX_NOINPUT of sysexits.h
 
 
 class SpoolHead(Strict):
@@ -130,12 +104,12 @@ class Spool:
     """
 
     def __init__(self, place: Path, signer: Signer) -> None:
-        self.place, self.session = place, _session(place)
+        self.place, self.session = place, session_of(place)
         self.first_seq = self.next_seq = self.synced_seq = 0
         self.damaged = False
         self.last: Spooled | None = None
         self.state = SpoolState()
-        self._lock = _lock(place)
+        self._lock = lock(place)
         self._blocks = Blocks(self.session, signer)
         self._segments: deque[_Segment] = deque()
         self._descriptor = -1
@@ -148,7 +122,7 @@ class Spool:
     def create(cls, folder: Path, head: SpoolHead, signer: Signer) -> Self:
         """A new spool in `folder`, named by the session; raises SpoolBusy, SpoolFailed."""
         place = folder / head.opened.session
-        with _disk(place):
+        with on_disk(place):
             place.mkdir(parents=True, exist_ok=True, mode=0o700)
             spool = cls(place, signer)
             try:
@@ -166,7 +140,7 @@ class Spool:
     @classmethod
     def open(cls, place: Path, signer: Signer) -> tuple[Self, SpoolHead]:
         """A spool that a recorder left; raises SpoolBusy, SpoolFailed, SpoolUnreadable."""
-        with _disk(place):
+        with on_disk(place):
             spool = cls(place, signer)
             try:
                 head = spool._read_head()
@@ -238,7 +212,7 @@ class Spool:
     def append(self, spooled: Spooled) -> None:
         """Write the next record, wholly or not at all; raises SpoolFull or SpoolFailed."""
         record = spooled.record
-        with self._guard, _disk(self.place):
+        with self._guard, on_disk(self.place):
             if self.last is not None and record.seq != self.next_seq:
                 raise ValueError(f"record {record.seq} does not follow {self.next_seq - 1}")
             segment = self._room(record.seq)
@@ -275,7 +249,7 @@ class Spool:
             upto = self.next_seq
             descriptor = os.dup(self._descriptor) if self._descriptor >= 0 else -1
         if descriptor >= 0:
-            with _disk(self.place):
+            with on_disk(self.place):
                 try:
                     os.fsync(descriptor)
                 finally:
@@ -289,7 +263,7 @@ class Spool:
         update = {name: value for name, value in changes.items() if value is not None}
         self.state = self.state.model_copy(update=update)
         fresh = self.place / f"{STATE}.{secrets.token_hex(4)}"
-        with _disk(self.place):
+        with on_disk(self.place):
             write_synced(fresh, encode(self.state))
             fresh.replace(self.place / STATE)
             sync_folder(self.place)
@@ -325,7 +299,7 @@ class Spool:
         amount = at_most + MAX_BLOCK
         if (segment, at) != (number, seq):
             start, at, amount = 0, first_seq, size
-        with _disk(self.place), self._path(number).open("rb") as file:
+        with on_disk(self.place), self._path(number).open("rb") as file:
             file.seek(start)
             data = file.read(min(amount, size - start))
         begin = 0
@@ -351,7 +325,7 @@ class Spool:
 
     def release(self, seq: int) -> None:
         """Let go of all records before `seq`, and of segments that hold no others."""
-        with self._guard, _disk(self.place):
+        with self._guard, on_disk(self.place):
             self.first_seq = max(self.first_seq, min(seq, self.next_seq))
             while len(self._segments) > 1:
                 behind = self._segments[1].first_seq
@@ -361,7 +335,7 @@ class Spool:
 
     def jump(self, seq: int) -> None:
         """Go on at `seq`, which is ahead of all that is here: the broker holds it already."""
-        with self._guard, _disk(self.place):
+        with self._guard, on_disk(self.place):
             for segment in self._segments:
                 self._path(segment.number).unlink(missing_ok=True)
             sync_folder(self.place)
@@ -381,7 +355,7 @@ class Spool:
 
     def remove(self) -> None:
         """Delete the spool, its head last; what was put aside as damaged stays."""
-        with _disk(self.place):
+        with on_disk(self.place):
             for path in [*self.place.glob("[0-9]*.log"), *self.place.glob(f"{STATE}*")]:
                 path.unlink(missing_ok=True)
             (self.place / HEAD).unlink(missing_ok=True)
@@ -392,7 +366,7 @@ class Spool:
     def set_aside(self) -> Path:
         """Keep the records of a session that cannot be gone on with; where they are."""
         kept = self.place.with_name(self.place.name + ENDED)
-        with _disk(self.place):
+        with on_disk(self.place):
             self.place.rename(kept)
             sync_folder(kept.parent)
         self.close()
@@ -400,60 +374,3 @@ class Spool:
 
     def _path(self, number: int) -> Path:
         return self.place / f"{number:08d}.log"
-
-
-def leftovers(folder: Path) -> list[Path]:
-    """The spools in a folder, oldest session first, whether somebody has them open or not."""
-    try:
-        entries = sorted(folder.iterdir())
-    except FileNotFoundError:
-        return []
-    return [one for one in entries if one.suffix != ENDED and (one / HEAD).is_file()]
-
-
-def unattended(folder: Path) -> list[Path]:
-    """Those of `leftovers` that no recorder has open now."""
-    return [one for one in leftovers(folder) if not _is_locked(one)]
-
-
-def _is_locked(place: Path) -> bool:
-    try:
-        os.close(_lock(place))
-    except (SpoolBusy, OSError):
-        return True
-    return False
-
-
-def _session(place: Path) -> UUID:
-    try:
-        return UUID(place.name)
-    except ValueError as error:
-        raise SpoolUnreadable(
-            f"{place} is not the spool of a session", hint="Its name has to be a session id"
-        ) from error
-
-
-def _lock(place: Path) -> int:
-    """A descriptor that holds the spool's lock; raises SpoolBusy."""
-    descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise SpoolBusy(
-            f"session {place.name} is being recorded by another process of this host",
-            hint="Stop that recorder first; a session has one recorder",
-        ) from None
-    return descriptor
-
-
-@contextlib.contextmanager
-def _disk(place: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        kind = SpoolFull if error.errno in _NO_SPACE else SpoolFailed
-        raise kind(
-            f"the spool {place} does not work: {error.strerror or error}",
-            hint="Free some space, or set LUCID_RECORDER_SPOOL to another disk",
-        ) from error

@@ -28,8 +28,9 @@ from agents.session.recorder.publisher import Publisher
 from agents.session.recorder.sequencer import Sequencer
 from agents.session.recorder.sources.base import SourceInfo, now
 from agents.session.recorder.sources.capture import Capture
-from agents.session.recorder.spool import Spool, SpoolFull, SpoolHead
+from agents.session.recorder.spool import Spool, SpoolHead
 from agents.session.recorder.spool_blocks import Spooled
+from agents.session.recorder.spool_folder import SpoolFull
 from schemas.canonical import Strict
 from schemas.controls import Open
 from schemas.datakey import derive, new_data_key, wrap

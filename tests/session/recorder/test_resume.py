@@ -17,8 +17,9 @@ from agents.session.recorder.recording import AWAY, FULL, Recording
 from agents.session.recorder.settings import RecorderSettings
 from agents.session.recorder.sources.base import Control, Emit, SourceInfo, now
 from agents.session.recorder.sources.capture import Capture, source_of
-from agents.session.recorder.spool import Spool, SpoolBusy, SpoolFull, SpoolUnreadable, leftovers
+from agents.session.recorder.spool import Spool
 from agents.session.recorder.spool_blocks import Spooled
+from agents.session.recorder.spool_folder import SpoolBusy, SpoolFull, SpoolUnreadable, leftovers
 from agents.session.recorder.wiring import resume
 from schemas.canonical import encode
 from schemas.controls import Abandon, Close, Gap

@@ -17,16 +17,16 @@ from hypothesis import strategies as st
 
 from agents.session.recorder import spool as spool_module
 from agents.session.recorder.sources.capture import Capture
-from agents.session.recorder.spool import (
-    Spool,
+from agents.session.recorder.spool import Spool, SpoolHead
+from agents.session.recorder.spool_blocks import Spooled
+from agents.session.recorder.spool_folder import (
     SpoolBusy,
     SpoolFailed,
     SpoolFull,
-    SpoolHead,
     SpoolUnreadable,
     leftovers,
+    unattended,
 )
-from agents.session.recorder.spool_blocks import Spooled
 from schemas.controls import Open
 from schemas.frames import FrameRecord
 from tests.factories import PROCESSOR, RECORDER, make_session
@@ -226,7 +226,10 @@ def test_what_is_no_spool_is_refused(tmp_path: Path) -> None:
 def test_a_spool_is_removed_or_kept_aside(tmp_path: Path) -> None:
     spool = filled(tmp_path)
     spool.note(offset=1)
-    assert leftovers(tmp_path) == [spool.place]
+    assert (leftovers(tmp_path), unattended(tmp_path)) == ([spool.place], [])
+    spool.close()
+    assert unattended(tmp_path) == [spool.place]
+    spool, _ = Spool.open(spool.place, RECORDER)
     kept = spool.set_aside()
     assert (leftovers(tmp_path), kept.name) == ([], f"{MADE.session}.ended")
     filled(tmp_path).remove()
