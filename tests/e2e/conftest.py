@@ -103,6 +103,15 @@ class Installation:
         process.send_signal(number)
         return process.wait(15)
 
+    @contextlib.contextmanager
+    def standing_still(self, name: str) -> Iterator[None]:
+        """SIGSTOP to a service for the time of a block."""
+        self.running[name].send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.running[name].send_signal(signal.SIGCONT)
+
     def state(self, session: str) -> str:
         """The session's state in the catalog."""
         done = self.lucid("sessions", "show", session, "--json", check=False)
