@@ -1,18 +1,20 @@
 """Lifecycle events of sessions: CloudEvents 1.0 in Kafka binary mode on `session.events`.
 
 The subject and key is the session id (a command that names no session: its host). Types
-and their data stand in EVENT_TYPES, the envelope in schemas/envelope.py.
+and their data stand in EVENT_TYPES, the envelope in schemas/envelope.py. Every version that
+was ever written stays readable: tests/vectors/events has a sample of each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field
 
 from schemas.canonical import Strict
+from schemas.chunks import ChunkHeader
 from schemas.commands import Action
 from schemas.controls import Reason, Text
 from schemas.envelope import Event, InvalidEvent
@@ -78,7 +80,7 @@ class SessionAbandoned(Strict):
     reason: Reason
 
 
-class ChunkStored(Strict):
+class ChunkStoredV1(Strict):
     """Storage has the chunk on disk and in the catalog. size: bytes of the file."""
 
     session: SessionId
@@ -88,6 +90,29 @@ class ChunkStored(Strict):
     records: Count
     missing: Count
     last: bool
+
+
+class ChunkStored(ChunkStoredV1):
+    """The same, with what else a list of chunks shows.
+
+    first_seq, next_seq: sequence numbers of its first record and of the first behind it.
+    first_time, last_time: event times in microseconds. raw_size: bytes of its plaintext.
+    """
+
+    first_seq: Count
+    next_seq: Count
+    first_time: Count
+    last_time: Count
+    raw_size: Count
+
+
+def chunk_stored(header: ChunkHeader, leaf: bytes, size: int) -> ChunkStored:
+    """The event of a chunk with this header; size: bytes of its file."""
+    names = set(ChunkStored.model_fields) & {one.name for one in fields(header)} - {"session"}
+    return ChunkStored(
+        session=str(header.session), leaf=leaf.hex(), size=size,
+        **{name: getattr(header, name) for name in names},
+    )  # fmt: skip
 
 
 class ChunkConflict(Strict):
@@ -201,7 +226,8 @@ EVENT_TYPES: dict[str, type[Strict]] = {
     "lucid.session.incomplete.v1": SessionIncomplete,
     "lucid.session.unsealed.v1": SessionUnsealed,
     "lucid.records.expired.v1": RecordsExpired,
-    "lucid.chunk.stored.v1": ChunkStored,
+    "lucid.chunk.stored.v1": ChunkStoredV1,
+    "lucid.chunk.stored.v2": ChunkStored,
     "lucid.chunk.conflict.v1": ChunkConflict,
     "lucid.manifest.stored.v1": ManifestStored,
     "lucid.manifest.conflict.v1": ManifestConflict,

@@ -33,6 +33,7 @@ from agents.session.pipeline.states import (
     silent,
     state_document,
 )
+from agents.session.pipeline.transitions import check_transition
 from schemas.anchors import anchor_of
 from schemas.canonical import encode
 from schemas.controls import Abandon
@@ -114,6 +115,7 @@ class SessionKeeper:
             return before  # a stray folder makes no session
         after = before
         if place is None or not before.has(*place):
+            check_transition(before, event.data)
             after = apply(before, event, self.clock())
         if place is not None and after != before:
             after = after.at(*place)

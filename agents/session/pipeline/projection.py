@@ -22,6 +22,7 @@ from agents.session.pipeline.states import (
     read_state,
     state_document,
 )
+from agents.session.pipeline.transitions import check_transition
 from schemas.events import (
     CommandDone,
     CommandRefused,
@@ -104,6 +105,7 @@ def _tells_of_partition(event: SessionEvent) -> bool:
 async def _after(catalog: Catalog, state: SessionState, event: SessionEvent) -> SessionState:
     at, data = event.micros, event.data
     if not isinstance(data, SessionCompleted | SessionIncomplete):
+        check_transition(state, data)
         return apply(state, event, at)
     if state.state in FINAL:
         return state

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict
 from schemas.canonical import Strict
 from schemas.events import (
     ChunkConflict,
-    ChunkStored,
+    ChunkStoredV1,
     ManifestConflict,
     ManifestStored,
     RecordsExpired,
@@ -72,6 +72,7 @@ class SessionState(BaseModel):
     opened: what the recorder said at its start; None while only other services have spoken.
     next_seq, raw_bytes: the recorder's own count. last_sign: wall time in microseconds at
     which something of the recorder was last seen. ended_at: event time of the end's event.
+    closed_seq: records by the recorder's `close`; None while it has not said so.
     next_index: chunks 0 to next_index - 1 are stored; ahead: stored beyond that.
     losses: what expired on the topics that the session's records, chunks and manifest take;
     the first MAX_LOSSES. unsealed: the processor met its `abandon` without its `open`.
@@ -91,6 +92,7 @@ class SessionState(BaseModel):
     last_sign: int = 0
     ended_at: int | None = None
     end_reason: str | None = None
+    closed_seq: int | None = None
     abandoned: bool = False
     next_index: int = 0
     ahead: list[int] = []
@@ -206,7 +208,7 @@ def apply(state: SessionState, event: SessionEvent, now: int) -> SessionState:
         return _with(state, conflicts=state.conflicts + 1)
     if state.state == "completed":
         return state
-    if isinstance(data, ChunkStored):
+    if isinstance(data, ChunkStoredV1):
         return _reopened(state, _stored(state, data), now)
     if isinstance(data, ManifestStored):
         return _reopened(state, _with(state, manifest_hash=data.manifest_hash), now)
@@ -217,9 +219,10 @@ def apply(state: SessionState, event: SessionEvent, now: int) -> SessionState:
     if isinstance(data, SessionUnsealed):
         return state if state.unsealed else _with(state, unsealed=True, changed=now)
     if isinstance(data, SessionClosed):
-        return _ended(
+        ended = _ended(
             state, event.micros, data.reason, next_seq=data.next_seq, raw_bytes=data.raw_bytes
         )
+        return _with(ended, closed_seq=data.next_seq)
     if isinstance(data, SessionAbandoned):
         return _with(_ended(state, event.micros, data.reason), abandoned=True)
     return _alive(state, data, now)
@@ -292,7 +295,7 @@ def _ended(state: SessionState, at: int, reason: str, **changes: object) -> Sess
     return _with(state, state="processing", ended_at=at, end_reason=reason, **changes)
 
 
-def _stored(state: SessionState, data: ChunkStored) -> SessionState:
+def _stored(state: SessionState, data: ChunkStoredV1) -> SessionState:
     if data.index < state.next_index or data.index in state.ahead:
         return state
     ahead = sorted([*state.ahead, data.index])

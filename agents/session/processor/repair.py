@@ -16,7 +16,7 @@ from agents.platform.retry import Deadline, retry
 from agents.session.processor.comparing import SessionResult
 from schemas.canonical import encode
 from schemas.chunks import read_chunk
-from schemas.events import ChunkStored, ManifestStored
+from schemas.events import ManifestStored, chunk_stored
 from schemas.manifests import manifest_hash
 from schemas.replay import Compared, Difference, refusal
 
@@ -76,14 +76,8 @@ class Repair:
             did = await self._put(found.session, row, data)
         document = chunk_document(chunk.header, chunk.leaf, len(data))
         await retry(lambda: self.catalog.insert("chunks", document), deadline=Deadline(SECONDS))
-        header = chunk.header
-        await self.events.emit(
-            ChunkStored(
-                session=found.session, index=header.index, leaf=chunk.leaf.hex(), size=len(data),
-                records=header.records, missing=header.missing, last=header.last,
-            ),
-            found.session,
-        )  # fmt: skip
+        stored = chunk_stored(chunk.header, chunk.leaf, len(data))
+        await self.events.emit(stored, found.session)
         if row.named is not None and row.named != row.replayed:
             return replace(row, repair=f"{did}; the catalog's entry still names another leaf")
         return replace(row, repair=did, repaired=True)

@@ -21,7 +21,7 @@ from agents.platform.catalog import Catalog, chunk_document, manifest_document
 from agents.platform.points import async_point
 from agents.session.storage.metrics import StorageMetrics
 from schemas.canonical import Strict
-from schemas.events import ChunkConflict, ChunkStored, ManifestConflict, ManifestStored
+from schemas.events import ChunkConflict, ManifestConflict, ManifestStored, chunk_stored
 from schemas.manifests import Manifest, manifest_hash
 from schemas.merkle import leaf_hash
 from schemas.stored import ChunkRecord, ManifestRecord
@@ -64,15 +64,7 @@ class Keeper:
         else:
             self.metrics.duplicates.inc()
         await async_point("storage.entry-made")
-        return ChunkStored(
-            session=session,
-            index=header.index,
-            leaf=leaf.hex(),
-            size=len(record.chunk.data),
-            records=header.records,
-            missing=header.missing,
-            last=header.last,
-        )
+        return chunk_stored(header, leaf, len(record.chunk.data))
 
     async def keep_manifest(self, record: ManifestRecord, manifest: Manifest) -> Strict:
         """Store a manifest and its checkpoint."""

@@ -25,7 +25,6 @@ from agents.session.pipeline.settings import PipelineSettings
 from agents.session.pipeline.states import SessionState
 from schemas.canonical import Strict
 from schemas.events import (
-    ChunkStored,
     ManifestStored,
     RecordsExpired,
     ScrubFinding,
@@ -35,6 +34,7 @@ from schemas.events import (
     SessionHeartbeat,
     SessionOpened,
     SessionUnsealed,
+    chunk_stored,
 )
 from schemas.frames import Kind, from_kafka
 from schemas.manifests import manifest_hash
@@ -97,10 +97,7 @@ async def store(keeper: SessionKeeper, made: MadeSession, *, but: int = -1) -> l
                 "missing": header.missing, "first_seq": header.first_seq,
                 "next_seq": header.next_seq, "raw_size": header.raw_size, "last": header.last,
             })  # fmt: skip
-        found.append(event(made, ChunkStored(
-            session=session, index=header.index, leaf=chunk.leaf.hex(), size=len(chunk.data),
-            records=header.records, missing=header.missing, last=header.last,
-        )))  # fmt: skip
+        found.append(event(made, chunk_stored(header, chunk.leaf, len(chunk.data))))
     await keeper.catalog.insert("manifests", {
         "_id": session, "manifest": made.manifest_bytes.decode(), "checkpoint": made.checkpoint,
         "hash": manifest_hash(made.manifest_bytes).hex(),

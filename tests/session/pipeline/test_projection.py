@@ -41,7 +41,6 @@ from agents.session.pipeline.projection import SESSIONS
 from schemas.canonical import Strict
 from schemas.events import (
     ChunkConflict,
-    ChunkStored,
     ManifestStored,
     RecordsExpired,
     SessionAbandoned,
@@ -51,6 +50,7 @@ from schemas.events import (
     SessionOpened,
     SessionPaused,
     SessionResumed,
+    chunk_stored,
     event_to_kafka,
     subject_of,
 )
@@ -177,10 +177,7 @@ async def stored(house: House, made: MadeSession) -> list[Strict]:
     for chunk in made.chunks:
         header = chunk.header
         await house.catalog.insert("chunks", chunk_document(header, chunk.leaf, len(chunk.data)))
-        found.append(ChunkStored(
-            session=session, index=header.index, leaf=chunk.leaf.hex(), size=len(chunk.data),
-            records=header.records, missing=header.missing, last=header.last,
-        ))  # fmt: skip
+        found.append(chunk_stored(header, chunk.leaf, len(chunk.data)))
     document = manifest_document(session, made.manifest_bytes, made.checkpoint)
     await house.catalog.insert("manifests", document)
     digest = manifest_hash(made.manifest_bytes).hex()

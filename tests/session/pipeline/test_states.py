@@ -20,7 +20,7 @@ from agents.session.pipeline.states import (
 from schemas.canonical import Strict
 from schemas.events import (
     ChunkConflict,
-    ChunkStored,
+    ChunkStoredV1,
     ManifestStored,
     RecordsExpired,
     ScrubFinding,
@@ -62,7 +62,7 @@ RECORDER = [
 
 def stored(index: int, last: bool = False) -> SessionEvent:
     return event(
-        ChunkStored(
+        ChunkStoredV1(
             session=ID, index=index, leaf=LEAF, size=1000 + index, records=10, missing=0, last=last
         )
     )

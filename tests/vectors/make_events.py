@@ -1,0 +1,62 @@
+"""Makes a sample of each event type that has none yet: `python -m tests.vectors.make_events`.
+
+A sample is the Kafka record as Lucid wrote it when the type was new. It is never made again:
+later versions have to read it.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from schemas.canonical import Strict
+from schemas.events import EVENT_TYPES, SessionEvent, subject_of
+
+FOLDER = Path(__file__).parent / "events"
+SESSION = "01a20c5b-f2fa-7557-ac1e-5c3397094c1d"
+WHEN = datetime(2026, 11, 25, 20, 0, 0, 123456, tzinfo=UTC)
+VALUES: dict[str, Any] = {
+    "session": SESSION, "partition": 3, "offset": 1207, "host": "desk7",
+    "recorder": "desk7/recorder", "codec": "screen/1",
+    "source": {"display": ":0", "width": 1280}, "owner": "Ada Ångström",
+    "project": "payroll", "started": 1_795_000_000_000_000, "next_seq": 412, "raw_bytes": 9_000_001,
+    "paused": False, "reason": "the support case is closed", "index": 2, "leaf": "ab" * 32,
+    "size": 81_234, "records": 40, "missing": 1, "last": False, "stored_leaf": "cd" * 32,
+    "refused_leaf": "ef" * 32, "manifest_hash": "12" * 32, "stored_hash": "34" * 32,
+    "refused_hash": "56" * 32, "topic": "session.frames", "first_offset": 10, "next_offset": 20,
+    "name": "00000002.chunk", "verdict": "ChecksumMismatch", "expected": "leaf abab",
+    "found": "leaf cdcd", "chunks": 3, "stored_bytes": 240_000, "root": "78" * 32,
+    "shortcomings": ["records 12 to 13 never arrived"], "action": "start",
+    "code": "AlreadyRecording",
+    "first_seq": 371, "first_time": 1_795_000_010_000_000, "last_time": 1_795_000_020_000_000,
+    "raw_size": 220_000,
+}  # fmt: skip
+
+
+def sample(model: type[Strict]) -> dict[str, Any]:
+    """A Kafka record of an event with this data."""
+    data = model.model_validate({name: VALUES[name] for name in model.model_fields})
+    event = SessionEvent(
+        data, "lucid/storage/desk7", subject_of(data),
+        id="8b1f0c9e-0f57-4a52-8d50-0a9d5d1c9a11", time=WHEN, correlation="c-1",
+    )  # fmt: skip
+    key, headers, value = event.to_kafka()
+    return {
+        "key": key.decode(),
+        "headers": {name: text.decode() for name, text in headers},
+        "value": json.loads(value),
+    }
+
+
+def main() -> None:
+    """Write what is not there."""
+    for name, model in EVENT_TYPES.items():
+        path = FOLDER / f"{name}.json"
+        if not path.exists():
+            path.write_text(json.dumps(sample(model), indent=1, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()
