@@ -23,6 +23,7 @@ from faust.types import TP
 from mode.supervisors import CrashingSupervisor
 from yarl import URL
 
+from agents.platform.group_consumer import METADATA_MS
 from agents.platform.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -156,6 +157,7 @@ def create_app(settings: Settings, group: str, positions: Positions) -> ControlA
         stream_buffer_maxsize=BUFFERED_EVENTS,
         consumer_max_fetch_size=FETCH_BYTES,
         consumer_auto_offset_reset="earliest",
+        consumer_metadata_max_age_ms=METADATA_MS,
         broker_commit_interval=1.0,
         broker_session_timeout=SESSION_SECONDS,
         broker_heartbeat_interval=SESSION_SECONDS / 5,

@@ -29,6 +29,12 @@ SESSION_MS = 6_000
 HEARTBEAT_MS = 1_500
 # More than a revoke takes: whoever drains its partitions is not thrown out meanwhile.
 REBALANCE_MS = 20_000
+METADATA_MS = 10_000
+"""How old what a client knows of the topics may be.
+
+A broker that has just started may not name a topic yet. The member that hands out the
+partitions then hands out none of it, and notices no sooner than it asks again.
+"""
 
 Gate = Callable[[int], Awaitable[bool]]
 """Whether more records may be taken, given the bytes in flight."""
@@ -47,6 +53,7 @@ def group_options(servers: str, group: str, fetch_bytes: int) -> dict[str, Any]:
         "session_timeout_ms": SESSION_MS,
         "heartbeat_interval_ms": HEARTBEAT_MS,
         "rebalance_timeout_ms": REBALANCE_MS,
+        "metadata_max_age_ms": METADATA_MS,
     }
 
 

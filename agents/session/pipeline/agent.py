@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import structlog
 
-from agents.platform.broker import BrokerProbe
 from agents.platform.catalog import Catalog
 from agents.platform.contract import load_contract
 from agents.platform.control import ControlPlane, Record
 from agents.platform.deadletters import open_letters
 from agents.platform.eventbus import EventBus
 from agents.platform.expiry import Expired
+from agents.platform.hearing import Hearing
 from agents.platform.keys import load_trusted
 from agents.platform.producer import Producer
 from agents.platform.projections import wall_clock
@@ -49,17 +49,19 @@ class Watch:
     """Gives up sessions whose recorder is silent, and counts those that stay incomplete.
 
     Silence counts from when this pipeline last could not hear: an older sign of life may
-    still wait in the topic or, while no broker is there, with the recorder.
+    still wait in the topic or, while no broker is there, with the recorder. hears: whether
+    the group keeps up with the topic; raises Unreachable.
     """
 
     name = "watch"
 
     def __init__(
-        self, keeper: SessionKeeper, section: PipelineSettings, probe: BrokerProbe
-    ) -> None:
+        self, keeper: SessionKeeper, section: PipelineSettings,
+        hears: Callable[[], Awaitable[bool]],
+    ) -> None:  # fmt: skip
         self._keeper = keeper
         self._section = section
-        self._probe = probe
+        self._hears = hears
         self._silent = round(section.abandon_after * 1_000_000)
         self._settle = round(section.settle_after * 1_000_000)
         self._since = self._looked = wall_clock()
@@ -77,10 +79,9 @@ class Watch:
     async def look(self) -> list[str]:
         """Look once, if broker and catalog answer; the sessions that were ended or counted."""
         asleep = wall_clock() - self._looked > self._section.watch_every * 1e6 + self._silent / 2
-        if asleep:
-            self._since = wall_clock()
         try:
-            await self._probe.check()
+            if asleep or not await self._hears():
+                self._since = wall_clock()
             return await self._keeper.look_after(self._silent, self._settle, self._since)
         except Unreachable as error:
             self._since = wall_clock()
@@ -101,8 +102,11 @@ async def build(service: Service) -> AsyncIterator[Sequence[Part]]:
     async with (
         Catalog(settings) as catalog,
         Producer(settings, contract.limits, metrics=service.metrics) as producer,
-        BrokerProbe(settings) as probe,
-    ):
+        Hearing(
+            settings, group=settings.topic_prefix + NAME,
+            topic=contract.topic("session.events"), patience=section.abandon_after / 2,
+        ) as hearing,
+    ):  # fmt: skip
         await service.wait_until(catalog.prepare)
         service.health.add("catalog", catalog.ping, timeout=6.0)
         letters = open_letters(service, producer, contract)
@@ -115,7 +119,7 @@ async def build(service: Service) -> AsyncIterator[Sequence[Part]]:
             log.warning("no key is trusted: whose checkpoints these are is not checked",
                         folder=str(settings.keys_dir))  # fmt: skip
         keeper = SessionKeeper(catalog, producer, events, topics, settings.host, trusted)
-        watch = Watch(keeper, section, probe)
+        watch = Watch(keeper, section, hearing.hears)
 
         partitions = contract.topic("session.frames").partitions
 

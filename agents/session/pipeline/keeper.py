@@ -212,7 +212,9 @@ class SessionKeeper:
                 state = await self._recount(state)
             try:
                 if silent(state, self.clock(), silent_us, since):
-                    await self._abandon(state, self.clock() - max(state.last_sign, since))
+                    event = await self._abandon(state, self.clock() - max(state.last_sign, since))
+                    # At once, or the next look would end it again before the event is handled.
+                    await self._write(apply(state, event, self.clock()), alias.collection)
                 elif overdue(state, self.clock(), silent_us, settle_us, since):
                     await self._settle(state, alias.collection)
                 else:
@@ -231,7 +233,7 @@ class SessionKeeper:
         stored = [(document["index"], document["size"], document["last"]) for document in chunks]
         return recounted(state, stored, entry["hash"] if entry else None)
 
-    async def _abandon(self, state: SessionState, silence: int) -> None:
+    async def _abandon(self, state: SessionState, silence: int) -> SessionEvent:
         """Put `abandon` behind the session's records; a second one is a no-op downstream."""
         assert state.opened is not None
         reason = f"no sign of the recorder for {silence // 1_000_000} s"
@@ -254,7 +256,7 @@ class SessionKeeper:
         event = SessionAbandoned(
             session=state.session, partition=placed.partition, offset=placed.offset, reason=reason
         )
-        await self.events.emit(event, state.session)
+        return await self.events.emit(event, state.session)
 
 
 def _took_place(state: SessionState, data: RecordsExpired) -> bool:

@@ -435,7 +435,12 @@ async def test_silence_counts_anew_after_a_broker_was_away(
     made = make_session(seed=18)
     await live.handle(opened(made))
     async with BrokerProbe(settings) as probe:
-        watch = Watch(live, section, probe)
+
+        async def hears() -> bool:
+            await probe.check()
+            return True
+
+        watch = Watch(live, section, hears)
         watch._since = 0
         # Once it has answered, a client knows the broker's own address.
         forwarder.down()
@@ -451,11 +456,38 @@ async def test_silence_counts_anew_after_a_broker_was_away(
     forwarder.down()
     assert ended == [made.manifest.session]
     assert wall_clock() - away >= 1.9 * SECOND
-    asleep = Watch(live, section, probe)
+    asleep = Watch(live, section, hears)
     asleep._looked -= 60 * SECOND
     before = asleep._since
     await asleep.look()
     assert asleep._since > before
+
+
+async def test_silence_does_not_count_while_the_pipeline_itself_hears_nothing(
+    keeper: SessionKeeper,
+) -> None:
+    live = replace(keeper, clock=wall_clock)
+    made, hearing = make_session(seed=19), [False]
+    await live.handle(opened(made))
+
+    async def hears() -> bool:
+        return hearing[0]
+
+    watch = Watch(live, PipelineSettings(abandon_after=1, watch_every=0.1), hears)
+    watch._since = 0
+    state = await live.load(made.manifest.session)
+    while wall_clock() - state.last_sign < 1.5 * SECOND:
+        assert await watch.look() == []
+        await asyncio.sleep(0.05)
+    hearing[0], heard = True, wall_clock()
+    while not (ended := await watch.look()):
+        assert wall_clock() - heard < 20 * SECOND
+        await asyncio.sleep(0.05)
+    assert ended == [made.manifest.session]
+    assert wall_clock() - heard >= 0.9 * SECOND
+    # Although the pipeline has not handled its own event yet.
+    assert (await live.load(made.manifest.session)).abandoned
+    assert await watch.look() == []
 
 
 async def test_a_finding_makes_no_session_of_a_stray_folder(keeper: SessionKeeper) -> None:
