@@ -23,6 +23,7 @@ LucidError
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
@@ -40,8 +41,11 @@ from schemas.manifests import manifest_hash
 Document = dict[str, Any]
 ANSWER_MS = 5000
 ALIASES = "projections"
-PROJECTED = frozenset({"sessions"})
+PROJECTED = frozenset({"sessions", "chunk_pages", "statistics", "session_events", "audit"})
 """Names that stand for another collection."""
+PACKED = {"chunk_pages": "chunks", "session_events": "events", "audit": "entries"}
+"""Fields that hold many entries, stored as JSON text: what a catalog does with a document then
+depends on its bytes and not on its thousands of fields."""
 _DUPLICATE = 11000
 # BadValue, InvalidBSON, names with $, empty or with a dot, BSONObjectTooLarge: MongoDB's
 # error_codes.yml. Others (a full disk, a lock) pass.
@@ -82,6 +86,21 @@ def manifest_document(session: str, manifest: bytes, checkpoint: str) -> Documen
         "manifest": manifest.decode(),
         "checkpoint": checkpoint,
     }
+
+
+def _packed(collection: str, document: Mapping[str, Any]) -> Document:
+    """A document as it is stored."""
+    field = PACKED.get(collection.partition(".")[0])
+    if field is None or field not in document:
+        return dict(document)
+    return {**document, field: json.dumps(document[field], separators=(",", ":"))}
+
+
+def _unpacked(collection: str, document: Document) -> Document:
+    field = PACKED.get(collection.partition(".")[0])
+    if field is not None and field in document:
+        document[field] = json.loads(document[field])
+    return document
 
 
 @contextmanager
@@ -148,7 +167,7 @@ class Catalog:
         """Insert a document; whether its `_id` was new."""
         try:
             with _typed():
-                await self._database[collection].insert_one(dict(document))
+                await self._database[collection].insert_one(_packed(collection, document))
         except CatalogUnreachable as error:
             if isinstance(error.__cause__, DuplicateKeyError):
                 return False
@@ -162,7 +181,7 @@ class Catalog:
         try:
             with _typed():
                 await self._database[collection].insert_many(
-                    [dict(document) for document in documents], ordered=False
+                    [_packed(collection, document) for document in documents], ordered=False
                 )
         except CatalogUnreachable as error:
             cause = error.__cause__
@@ -182,7 +201,7 @@ class Catalog:
                 found = await self._database[place].find_one({"_id": key})
             # A view that was swapped meanwhile may be gone already.
             if found is not None or await self.where(collection) == place:
-                return found
+                return None if found is None else _unpacked(place, found)
 
     async def ids(self, collection: str) -> list[str]:
         """The `_id` of every document."""
@@ -204,7 +223,8 @@ class Catalog:
             return await self.insert(place, dict(document))
         with _typed():
             result = await self._database[place].replace_one(
-                {"_id": document["_id"], "version": document["version"] - 1}, dict(document)
+                {"_id": document["_id"], "version": document["version"] - 1},
+                _packed(place, document),
             )
         return bool(result.matched_count)
 
@@ -223,7 +243,7 @@ class Catalog:
             place = await self.where(collection)
             with _typed():
                 cursor = self._database[place].find(query or {}).sort(sort, order).limit(limit)
-                found = [document async for document in cursor]
+                found = [_unpacked(place, document) async for document in cursor]
             if await self.where(collection) == place:
                 return found
 
@@ -241,13 +261,13 @@ class Catalog:
         place = await self.where(collection)
         with _typed():
             async for document in self._database[place].find({}):
-                yield document
+                yield _unpacked(place, document)
 
     async def put(self, collection: str, document: Document) -> None:
         """Write a document, whatever there was under its `_id`."""
         with _typed():
             await self._database[collection].replace_one(
-                {"_id": document["_id"]}, dict(document), upsert=True
+                {"_id": document["_id"]}, _packed(collection, document), upsert=True
             )
 
     async def count(self, collection: str) -> int:

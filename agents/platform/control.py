@@ -4,6 +4,8 @@
     control.consume("session.events", parse, handle)
         parse(record) -> model          raises FormatError: the record becomes a dead letter
         await handle(model, record)     Transient: again, later; Permanent: a dead letter
+    control.consume_many("audit.events", handle)
+        await handle(records) -> {offset: error}    those are dead letters
     service.health.add("control", control.healthy)
     yield [control]                     a part of a service: control.run(stop)
 
@@ -25,7 +27,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -38,13 +40,22 @@ from agents.platform.deadletters import DeadLetters
 from agents.platform.expiry import Expired
 from agents.platform.faust_app import create_app
 from agents.platform.gaps import missed_before
-from agents.platform.lanes import Item, Lane, Model, Record, Route, context_of, record_of
+from agents.platform.lanes import (
+    Item,
+    Lane,
+    Model,
+    Record,
+    Route,
+    context_of,
+    one_by_one,
+    record_of,
+)
 from agents.platform.logging import bound
 from agents.platform.metrics import Metrics
-from agents.platform.retry import Backoff, Permanent, Transient, retry
+from agents.platform.retry import Backoff, Transient, retry
 from agents.platform.service import StopSignal
 from agents.platform.settings import Settings
-from schemas.errors import FormatError, LucidError
+from schemas.errors import LucidError
 
 __all__ = ["ControlPlane", "Record"]
 
@@ -86,7 +97,7 @@ class ControlPlane:
         self._letters = letters
         self._metrics = metrics
         self._backoff = backoff
-        self._routes: list[Route[Any]] = []
+        self._routes: list[Route] = []
         self._lanes: dict[TP, Lane] = {}
         self._held = 0
         self._room = asyncio.Event()
@@ -100,7 +111,22 @@ class ControlPlane:
         handle: Callable[[Model, Record], Awaitable[None]],
     ) -> None:
         """Hand the records of a topic, by its name on the broker, to `handle`."""
-        route = Route(topic, parse, handle)
+        self._consume(Route(topic, one_by_one(parse, handle)))
+
+    def consume_many(
+        self,
+        topic: str,
+        handle: Callable[[Sequence[Record]], Awaitable[Mapping[int, LucidError]]],
+        most: int = 500,
+    ) -> None:
+        """Hand the records of a topic to `handle`, up to `most` of a partition at a time.
+
+        What it returns, an error by offset, becomes a dead letter. It raises Transient.
+        """
+        self._consume(Route(topic, handle, most))
+
+    def _consume(self, route: Route) -> None:
+        topic = route.topic
         self._routes.append(route)
         channel = self.app.topic(
             topic, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw"
@@ -166,7 +192,7 @@ class ControlPlane:
 
     # -- from Faust to the lanes -----------------------------------------------------------
 
-    async def _take(self, event: EventT[bytes], stream: Any, route: Route[Any]) -> None:
+    async def _take(self, event: EventT[bytes], stream: Any, route: Route) -> None:
         message = event.message
         tp, generation = message.tp, message.generation_id
         lane = self._lanes.get(tp)
@@ -276,7 +302,7 @@ class ControlPlane:
                 if lane.closing.is_set():
                     getting.cancel()
                     return
-                await self._finish(lane, getting.result())
+                await self._finish(lane, lane.rest(getting.result()))
         except Transient as error:
             # Only when the lane closes: the next owner tries again.
             log.info("left for the next owner", error=error)
@@ -285,28 +311,30 @@ class ControlPlane:
         finally:
             closing.cancel()
 
-    async def _finish(self, lane: Lane, item: Item) -> None:
+    async def _finish(self, lane: Lane, items: Sequence[Item]) -> None:
         """The order: 1 effect or dead letter, 2 finished, 3 ack. Never in a `finally`."""
-        record = item.record
-        with bound(**context_of(record)), self._metrics.handling(record.topic):
+        route, records = items[0].route, [item.record for item in items]
+        first = records[0]
+        with bound(**context_of(first)), self._metrics.handling(first.topic):
             await retry(
-                lambda: self._effect(item.route, record),
+                lambda: self._effect(route, records),
                 backoff=self._backoff(),
                 stop=lane.closing,
-                on_retry=lambda error, pause: self._retrying(record, error, pause),
+                on_retry=lambda error, pause: self._retrying(first, error, pause),
             )
-        lane.tracker.done(record.offset)
-        del lane.events[record.offset]
-        self._hold(-record.size)
-        self._metrics.took(record.topic, record.size)
-        if self._lanes.get(lane.tp) is lane:
-            await item.stream.ack(item.event)
+        for item in items:
+            lane.tracker.done(item.record.offset)
+            del lane.events[item.record.offset]
+            self._hold(-item.record.size)
+            self._metrics.took(item.record.topic, item.record.size)
+            if self._lanes.get(lane.tp) is lane:
+                await item.stream.ack(item.event)
 
-    async def _effect(self, route: Route[Any], record: Record) -> None:
-        try:
-            await route.handle(route.parse(record), record)
-        except (FormatError, Permanent) as error:
-            await self._letters.refuse(record, error)
+    async def _effect(self, route: Route, records: Sequence[Record]) -> None:
+        refused = await route.handle(records)
+        for record in records:
+            if record.offset in refused:
+                await self._letters.refuse(record, refused[record.offset])
 
     def _retrying(self, record: Record, error: Transient, pause: float) -> None:
         self._metrics.retried(record.topic, error.code)

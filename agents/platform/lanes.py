@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from faust.types import TP, EventT
 
 from agents.platform.partition import OffsetTracker
 from agents.platform.producer import Header
+from agents.platform.retry import Permanent
 from schemas.deadletters import Replay, take_off
-from schemas.errors import FormatError
+from schemas.errors import FormatError, LucidError
 from schemas.sessions import parse_session_id
 
 Model = TypeVar("Model")
@@ -41,12 +42,32 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Route(Generic[Model]):
-    """What is done with the records of one topic."""
+class Route:
+    """What is done with the records of one topic.
+
+    handle: takes at most `most` records of a partition, in order, and returns the refused
+    ones' errors by offset; the records come again when it raises.
+    """
 
     topic: str
-    parse: Callable[[Record], Model]
-    handle: Callable[[Model, Record], Awaitable[None]]
+    handle: Callable[[Sequence[Record]], Awaitable[Mapping[int, LucidError]]]
+    most: int = 1
+
+
+def one_by_one(
+    parse: Callable[[Record], Model], handle: Callable[[Model, Record], Awaitable[None]]
+) -> Callable[[Sequence[Record]], Awaitable[Mapping[int, LucidError]]]:
+    """The handler of a route that takes a record at a time."""
+
+    async def take(records: Sequence[Record]) -> Mapping[int, LucidError]:
+        (record,) = records
+        try:
+            await handle(parse(record), record)
+        except (FormatError, Permanent) as error:
+            return {record.offset: error}
+        return {}
+
+    return take
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +77,7 @@ class Item:
     event: EventT[bytes]
     stream: Any
     record: Record
-    route: Route[Any]
+    route: Route
 
 
 class Lane:
@@ -72,6 +93,13 @@ class Lane:
         self.events: dict[int, EventT[bytes]] = {}
         self.closing = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
+
+    def rest(self, first: Item) -> list[Item]:
+        """`first`, and what waits behind it, as far as its route takes it at once."""
+        items = [first]
+        while len(items) < first.route.most and not self.queue.empty():
+            items.append(self.queue.get_nowait())
+        return items
 
     async def leave(self, seconds: float) -> None:
         """Take nothing new; wait for the record that runs, then cancel it."""

@@ -89,7 +89,7 @@ class Metrics:
             "lucid_held_bytes", "Bytes of records in memory", ["service"], registry=registry
         )
         self._seconds = Histogram(
-            "lucid_record_seconds", "Handling of one record, retries included",
+            "lucid_record_seconds", "Handling of a record, or a batch of them, retries included",
             ["service", "topic"], registry=registry,
         )  # fmt: skip
 

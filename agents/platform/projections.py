@@ -24,16 +24,21 @@ from __future__ import annotations
 import importlib
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from agents.platform.catalog import ALIASES, Catalog, Document
-from agents.platform.reader import Record
 from agents.platform.retry import Transient
 from schemas.errors import LucidError
 
-REGISTRY = {"sessions": "agents.session.pipeline.projection:SESSIONS"}
+REGISTRY = {
+    "sessions": "agents.session.pipeline.projection:SESSIONS",
+    "chunk_pages": "agents.session.api.views:CHUNK_PAGES",
+    "statistics": "agents.session.api.views:STATISTICS",
+    "session_events": "agents.session.api.views:SESSION_EVENTS",
+    "audit": "agents.session.api.audit_view:AUDIT",
+}
 """Every projection, with the room's object: imported when it is asked for."""
 
 
@@ -53,6 +58,21 @@ class SwapLost(LucidError):
     exit_status = 75  # EX_TEMPFAIL
 
 
+class Record(Protocol):
+    """What a projection looks at of a record, whoever read it."""
+
+    @property
+    def partition(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes | None]]: ...
+    @property
+    def value(self) -> bytes | None: ...
+
+
 class Projection(Protocol):
     """What a room says of its view. Nothing here writes or sends anything."""
 
@@ -62,8 +82,8 @@ class Projection(Protocol):
     def topic(self) -> str:
         """The contract's name of the topic that it is built from."""
 
-    def key(self, record: Record) -> str:
-        """The `_id` of the document that a record changes; raises FormatError."""
+    def key(self, record: Record) -> str | None:
+        """The `_id` of the document that a record changes, if any; raises FormatError."""
 
     async def fold(
         self, catalog: Catalog, document: Document | None, record: Record

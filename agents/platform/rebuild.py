@@ -200,6 +200,8 @@ class Rebuild:
             self._next[record.partition] = record.offset + 1
             try:
                 key = self._projection.key(record)
+                if key is None:
+                    continue
                 before = await building.get(key)
                 after = await self._projection.fold(self._catalog, before, record)
             except FormatError:

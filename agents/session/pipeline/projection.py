@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from agents.platform.catalog import Catalog, Document
-from agents.platform.reader import Record
+from agents.platform.projections import Record
 from agents.session.pipeline.states import (
     FINAL,
     SessionState,
