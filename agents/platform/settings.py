@@ -157,6 +157,10 @@ class Settings(Section):
         "lucid-api", min_length=1, max_length=200,
         description="Whom access tokens are for: their `aud`",
     )  # fmt: skip
+    revocation_grace: float = Field(
+        60.0, ge=0, le=1800,
+        description="Seconds for which a copy of the revocation list is good without Redis",
+    )  # fmt: skip
     dead_letter_limit: int = Field(
         100, ge=0, le=1_000_000,
         description="Refused records of a partition in an hour; one more stops the service",

@@ -1,4 +1,4 @@
-"""`lucid token issue` and `lucid token keys rotate|list|retire`."""
+"""`lucid token issue|revoke|revoked` and `lucid token keys rotate|list|retire`."""
 
 from __future__ import annotations
 
@@ -10,16 +10,29 @@ from typing import Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from agents.platform.audit import Audit
 from agents.platform.contract import load_contract
 from agents.platform.output import AsJson, print_json, print_wide, quiet, say
 from agents.platform.producer import Producer
+from agents.platform.redis_client import RedisClient, RedisUnreachable
+from agents.platform.retry import Transient, Unreachable
+from agents.platform.revocation import Revocation, Revocations, revoked_lately
 from agents.platform.settings import Settings
 from agents.platform.token_keys import LAST_TOKENS, TokenKey, list_keys, retire, rotate
-from agents.platform.tokens import Issued, IssueRefused, issue, write_token
+from agents.platform.tokens import (
+    Issued,
+    IssueRefused,
+    TokenVerifier,
+    issue,
+    read_token,
+    write_token,
+)
 from schemas.access import MAX_LIFETIME, Role
-from schemas.audit import TokenIssued
+from schemas.audit import TokenIssued, TokenRevoked
+from schemas.errors import FormatError
+from schemas.sessions import parse_session_id
 
 app = typer.Typer(help="Access tokens of the read API.", no_args_is_help=True)
 keys_app = typer.Typer(help="The keys that sign tokens.", no_args_is_help=True)
@@ -100,6 +113,100 @@ def _show_issued(issued: Issued, output: Path | None, as_json: bool) -> None:
     if not claims.owners or not claims.projects:
         say("It sees no session: give --owner and --project, or '*' for all")
     typer.echo(issued.token if output is None else f"Written to {output}")
+
+
+# Revoking -------------------------------------------------------------------------------------
+
+
+class RevocationIncomplete(Unreachable):
+    """A revocation stands in one of its two places only."""
+
+
+def _jti_of(settings: Settings, jti: str | None, token_file: Path | None) -> str:
+    """The token that is meant, by its id or by the token itself."""
+    if (jti is None) == (token_file is None):
+        raise typer.BadParameter("name the token by its JTI, or by --token-file")
+    if token_file is not None:
+        return TokenVerifier(settings).verify(read_token(token_file)).jti
+    try:
+        return str(parse_session_id(jti))
+    except FormatError:
+        raise typer.BadParameter("a JTI is a UUID in lower-case text") from None
+
+
+async def revoke_token(settings: Settings, jti: str, reason: str) -> Revocation:
+    """Write it to audit.events, then to Redis; raises RevocationIncomplete if one is away."""
+    contract = load_contract(settings)
+    durable: Transient | None = None
+    async with RedisClient(settings) as client:
+        try:
+            async with Producer(settings, contract.limits) as producer:
+                act = TokenRevoked(jti=jti, reason=reason)
+                await Audit(producer, contract, host=settings.host).record(act, jti)
+        except Transient as error:
+            durable = error
+        revocations = Revocations(client, lambda: revoked_lately(settings, contract))
+        try:
+            entry = await revocations.revoke(jti, reason)
+        except RedisUnreachable as error:
+            if durable is not None:
+                raise durable from error
+            raise RevocationIncomplete(
+                f"token {jti} is revoked on audit.events, but not in Redis: {error.what}",
+                hint="It is still taken: run the command again, or `lucid token keys retire`",
+            ) from error
+    if durable is not None:
+        raise RevocationIncomplete(
+            f"token {jti} is revoked in Redis, but not on audit.events: {durable.what}",
+            hint="It is refused until Redis is restarted: run the command again",
+        ) from durable
+    return entry
+
+
+@app.command("revoke")
+def revoke_command(
+    jti: Annotated[str | None, typer.Argument(help="The token's id.")] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="The token itself, in a file; - is standard input.")
+    ] = None,
+    reason: Annotated[str, typer.Option(help="Why; it stands in the audit event.")] = "revoked",
+    as_json: AsJson = False,
+) -> None:
+    """Revoke a token: within a second no API takes it any more."""
+    quiet()
+    settings = Settings.load()
+    entry = asyncio.run(revoke_token(settings, _jti_of(settings, jti, token_file), reason))
+    if as_json:
+        print_json(entry.model_dump())
+        return
+    typer.echo(f"Token {entry.jti} is revoked")
+
+
+async def _revoked(settings: Settings) -> list[Revocation]:
+    contract = load_contract(settings)
+    async with (
+        RedisClient(settings) as client,
+        Revocations(client, lambda: revoked_lately(settings, contract)) as revocations,
+    ):
+        await revocations.healthy()
+        return await revocations.listing()
+
+
+@app.command("revoked")
+def revoked_command(as_json: AsJson = False) -> None:
+    """List the revoked tokens that have not surely ended."""
+    quiet()
+    found = asyncio.run(_revoked(Settings.load()))
+    if as_json:
+        print_json({"revoked": [entry.model_dump() for entry in found]})
+        return
+    table = Table(box=None, pad_edge=False)
+    for heading in ("token", "revoked at", "listed until", "reason"):
+        table.add_column(heading, no_wrap=heading != "reason", overflow="fold")
+    for entry in found:
+        table.add_row(entry.jti, moment(entry.at), moment(entry.until), Text(entry.reason))
+    print_wide(table, 120)
+    typer.echo(f"{len(found)} revoked tokens")
 
 
 # Keys -----------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -180,6 +181,18 @@ def write_token(path: Path, token: str) -> None:
         raise IssueRefused(f"{path} exists already", hint="Name another file") from error
     except OSError as error:
         raise IssueRefused(f"cannot write {path}: {error.strerror}") from error
+
+
+def read_token(path: Path) -> str:
+    """The token of a file, `-` for standard input; raises TokenMalformed."""
+    try:
+        with sys.stdin.buffer if str(path) == "-" else path.open("rb") as file:
+            text = file.read(MAX_TOKEN + 3).strip().decode("ascii")
+    except OSError as error:
+        raise TokenMalformed(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise TokenMalformed(f"{path} holds no token") from None
+    return text
 
 
 # Verifying ------------------------------------------------------------------------------------
