@@ -12,6 +12,7 @@ from agents.platform import (
     letter_commands,
     points,
     projection_commands,
+    token_commands,
     topic_commands,
 )
 from agents.platform.stack import commands as stack
@@ -35,6 +36,7 @@ app.add_typer(letter_commands.app, name="dead-letters", help="Look at refused re
 app.add_typer(recorder.app, name="recorder", help="Tell recorders what to do")
 app.add_typer(auditor.sessions_app, name="sessions", help="List and show recorded sessions")
 app.add_typer(projection_commands.app, name="projections", help="Rebuild views from their events")
+app.add_typer(token_commands.app, name="token", help="Issue and revoke access to the read API")
 app.command("record")(recorder.record)
 app.command("run")(run)
 app.command("scrub")(storage.scrub)

@@ -13,6 +13,7 @@ from typing import Annotated, ClassVar, Self
 
 from pydantic import Field
 
+from schemas.access import TokenId
 from schemas.canonical import Strict
 from schemas.controls import Reason
 from schemas.envelope import Event, InvalidEvent
@@ -67,12 +68,30 @@ class ProjectionRebuilt(Strict):
     events: Count
 
 
+class TokenIssued(Strict):
+    """An access token was given to `subject`. expires: seconds since 1970."""
+
+    jti: TokenId
+    subject: Name
+    roles: Annotated[list[Name], Field(min_length=1, max_length=100)]
+    expires: Count
+
+
+class TokenRevoked(Strict):
+    """An access token is not taken any more; its UUID is what is known of it."""
+
+    jti: TokenId
+    reason: Reason
+
+
 AUDIT_TYPES: dict[str, type[Strict]] = {
     "lucid.audit.letter_replayed.v1": LetterReplayed,
     "lucid.audit.letter_discarded.v1": LetterDiscarded,
     "lucid.audit.session_replayed.v1": SessionReplayed,
     "lucid.audit.chunks_repaired.v1": ChunksRepaired,
     "lucid.audit.projection_rebuilt.v1": ProjectionRebuilt,
+    "lucid.audit.token_issued.v1": TokenIssued,
+    "lucid.audit.token_revoked.v1": TokenRevoked,
 }
 
 

@@ -69,7 +69,8 @@ class KeyFile:
 # Reading --------------------------------------------------------------------------------------
 
 
-def _read(path: Path, *, private: bool) -> str:
+def read_key_file(path: Path, *, private: bool, hint: str = "`lucid keys init` makes keys") -> str:
+    """The text of a key file; raises KeyProblem, for a missing one with `hint`."""
     try:
         with path.open("rb") as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
@@ -79,9 +80,7 @@ def _read(path: Path, *, private: bool) -> str:
                 )
             return file.read(MAX_KEY_FILE).decode("utf-8")
     except FileNotFoundError as error:
-        raise KeyMissing(
-            f"there is no key file {path}", hint="`lucid keys init` makes keys"
-        ) from error
+        raise KeyMissing(f"there is no key file {path}", hint=hint) from error
     except (OSError, UnicodeDecodeError) as error:
         raise KeyUnreadable(f"cannot read the key file {path}: {error}") from error
 
@@ -95,14 +94,14 @@ def load_signer(settings: Settings, role: Role) -> Signer:
     """The signing key of the recorder or the processor; raises KeyProblem."""
     path = settings.keys_dir / f"{role}.key"
     try:
-        return Signer.parse(_read(path, private=True))
+        return Signer.parse(read_key_file(path, private=True))
     except FormatError as error:
         raise KeyUnreadable(f"{path}: {error}") from error
 
 
 def load_identities(path: Path) -> list[str]:
     """The age identities of a file, `#` lines left out; raises KeyProblem. The result is secret."""
-    found = _lines(_read(path, private=True))
+    found = _lines(read_key_file(path, private=True))
     try:
         for line in found:
             pyrage.x25519.Identity.from_str(line)
@@ -118,7 +117,7 @@ def load_identities(path: Path) -> list[str]:
 def load_recipients(settings: Settings) -> list[str]:
     """Whom session keys are wrapped for, without repetition; raises KeyProblem."""
     path = settings.keys_dir / RECIPIENTS
-    found = list(dict.fromkeys(_lines(_read(path, private=False))))
+    found = list(dict.fromkeys(_lines(read_key_file(path, private=False))))
     try:
         for line in found:
             check_recipient(line)
@@ -132,7 +131,7 @@ def load_recipients(settings: Settings) -> list[str]:
 def load_verifiers(path: Path) -> list[Verifier]:
     """The verifier keys of a file; raises KeyProblem."""
     try:
-        return [Verifier.parse(line) for line in _lines(_read(path, private=False))]
+        return [Verifier.parse(line) for line in _lines(read_key_file(path, private=False))]
     except FormatError as error:
         raise KeyUnreadable(f"{path}: {error}") from error
 
@@ -167,22 +166,22 @@ def _make_signer(folder: Path, role: Role, host: str) -> None:
         return Signer(f"{name}/{role}", os.urandom(32)).to_text()
 
     path = folder / f"{role}.key"
-    _create(path, make)
-    verifier = Signer.parse(_read(path, private=True)).verifier
-    _create(folder / f"{role}.vkey", lambda: str(verifier), mode=0o644)
+    create_key_file(path, make)
+    verifier = Signer.parse(read_key_file(path, private=True)).verifier
+    create_key_file(folder / f"{role}.vkey", lambda: str(verifier), mode=0o644)
     _append(folder / TRUSTED, str(verifier))
 
 
 def _make_identity(folder: Path, role: Role) -> None:
     path = folder / f"{role}.age"
-    _create(path, lambda: str(pyrage.x25519.Identity.generate()))
+    create_key_file(path, lambda: str(pyrage.x25519.Identity.generate()))
     identity = pyrage.x25519.Identity.from_str(load_identities(path)[0])
     public = str(identity.to_public())
-    _create(folder / f"{role}.age.pub", lambda: public, mode=0o644)
+    create_key_file(folder / f"{role}.age.pub", lambda: public, mode=0o644)
     _append(folder / RECIPIENTS, public)
 
 
-def _create(path: Path, make: Callable[[], str], mode: int = 0o600) -> None:
+def create_key_file(path: Path, make: Callable[[], str], mode: int = 0o600) -> None:
     """Write a new file, with its mode from the first moment on; leave an existing one alone."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
@@ -197,7 +196,7 @@ def _create(path: Path, make: Callable[[], str], mode: int = 0o600) -> None:
 
 
 def _append(path: Path, line: str) -> None:
-    known = _lines(_read(path, private=False)) if path.exists() else []
+    known = _lines(read_key_file(path, private=False)) if path.exists() else []
     if line not in known:
         with path.open("a") as file:
             file.write(line + "\n")
@@ -215,7 +214,7 @@ def show_keys(settings: Settings) -> list[KeyFile]:
             path = folder / (private if (folder / private).exists() else public)
             if path.exists():
                 mode = f"{stat.S_IMODE(path.stat().st_mode):04o}"
-                shown = _read(folder / public, private=False).strip()
+                shown = read_key_file(folder / public, private=False).strip()
                 found.append(KeyFile(path.name, role, kind, shown, path, mode))
     if not found:
         raise KeyMissing(f"there are no keys in {folder}", hint="`lucid keys init` makes them")

@@ -7,8 +7,8 @@
 
 Each line has `time` (RFC 3339, UTC), `level`, `service`, `logger`, `event`, and what was
 bound or given. An error given as `error=` adds its `code`. Secrets never get through:
-bytes, SecretStr, fields named like a secret, age and Ed25519 secret keys and passwords in
-URLs are replaced, in the lines of libraries too. A library that says the same again and again,
+bytes, SecretStr, fields named like a secret, age and Ed25519 secret keys, JWTs and passwords
+in URLs are replaced, in the lines of libraries too. A library that says the same again and again,
 as aiokafka does a hundred times a second while a broker is away, is heard every ten seconds.
 """
 
@@ -41,6 +41,7 @@ _SECRET_WORDS = frozenset(
 _NAMES_OF_FILES = frozenset({"path", "file", "dir", "id", "count", "size"})
 _SECRET_TEXT = re.compile(
     r"AGE-SECRET-KEY-1[A-Z0-9]+|PRIVATE\+KEY\+[\w+/=+]+|(?i:(?<=bearer )[\w.~+/-]+=*)"
+    r"|\beyJ[\w-]+\.[\w-]+\.[\w-]*"  # a JWT
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)",
     re.DOTALL,
 )

@@ -150,6 +150,17 @@ class Settings(Section):
     bind: str = Field("127.0.0.1", description="Address that health and metrics listen on")
     host: str = Field(default_factory=socket.gethostname, description="This host's name")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    token_issuer: str = Field(
+        "lucid", min_length=1, max_length=200, description="Who issues access tokens: their `iss`"
+    )
+    token_audience: str = Field(
+        "lucid-api", min_length=1, max_length=200,
+        description="Whom access tokens are for: their `aud`",
+    )  # fmt: skip
+    revocation_grace: float = Field(
+        60.0, ge=0, le=1800,
+        description="Seconds for which a copy of the revocation list is good without Redis",
+    )  # fmt: skip
     dead_letter_limit: int = Field(
         100, ge=0, le=1_000_000,
         description="Refused records of a partition in an hour; one more stops the service",

@@ -107,6 +107,7 @@ def test_secrets_are_never_printed(lines: Lines) -> None:
         url="mongodb://me:hunter2@host/db",
         header="Bearer hunter2",
         note="PRIVATE+KEY+lucid+hunter2+aGVsbG8=",
+        shown="eyJhbGciOiJFZERTQSJ9.hunter2.hunter2",
     )
     logging.getLogger("pymongo").warning("cannot reach %s", "mongodb://me:hunter2@host/db")
     try:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from schemas import chunks, deadletters
+from schemas.access import MAX_LIFETIME, MAX_SCOPE, Claims
 from schemas.anchors import Anchor
 from schemas.audit import AUDIT_TYPES
 from schemas.canonical import Strict
@@ -94,6 +95,13 @@ def test_the_manifest_and_its_tally_are_described() -> None:
 )
 def test_a_documents_members_are_described(name: str, heading: str, model: type[Strict]) -> None:
     assert members(section(name, heading)) == model.model_fields.keys()
+
+
+def test_the_claims_of_a_token_are_described() -> None:
+    text = section("token.md", "Claims")
+    assert members(text) == {field.alias or name for name, field in Claims.model_fields.items()}
+    assert f"at most {MAX_LIFETIME:,} s" in text
+    assert f"0 to {MAX_SCOPE} strings" in text
 
 
 def test_every_event_type_is_described_with_its_members() -> None:
