@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -24,6 +25,14 @@ import pyrage  # noqa: E402
 from agents.session.processor.chunker import Chunker  # noqa: E402
 from agents.session.processor.sealer import make_manifest, open_session, seal_cut  # noqa: E402
 from schemas.anchors import anchor_of  # noqa: E402
+from schemas.audit import (  # noqa: E402
+    AuditEvent,
+    ChunksRepaired,
+    LetterDiscarded,
+    LetterReplayed,
+    ProjectionRebuilt,
+    SessionReplayed,
+)
 from schemas.canonical import Strict, encode  # noqa: E402
 from schemas.chunks import Chunk, Compressor, Sealing, unseal  # noqa: E402
 from schemas.controls import Abandon, Close, Gap, Keepalive, Open, Pause, Resume  # noqa: E402
@@ -243,8 +252,37 @@ def write(vector: Vector, folder: Path) -> None:
     (folder / "expected.json").write_text(text + "\n", encoding="utf-8")
 
 
+# Audit events ------------------------------------------------------------------------------------
+
+SESSION = "019b76da-a800-7000-8000-00000000c105"
+ACTS: tuple[Strict, ...] = (
+    LetterReplayed(origin="session.frames/3/77", letter=4, session=SESSION, offset=99, tries=2),
+    LetterDiscarded(origin="session.events/0/5", letter=5, session=None, reason="Lärm"),
+    SessionReplayed(session=SESSION, outcome="identical", chunks=3, differences=0),
+    ChunksRepaired(session=SESSION, indexes=[0, 2]),
+    ProjectionRebuilt(projection="sessions", events=12),
+)
+
+
+def audit_events() -> list[AuditEvent]:
+    """An event of each type that there was before entries were chained."""
+    return [
+        AuditEvent(
+            act, "lucid/cli/desk-1.example", SESSION if number != 1 else "session.events/0/5",
+            user="Zoë" if number % 2 else "ada",
+            id=f"00000000-0000-4000-8000-{number:012d}",
+            time=datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=number, microseconds=number),
+        )
+        for number, act in enumerate(ACTS)
+    ]  # fmt: skip
+
+
 def main(target: Path) -> None:
     """Write everything under `target`."""
+    audit = target / "audit"
+    audit.mkdir(exist_ok=True)
+    lines = [line_of(event.to_kafka()) for event in audit_events()]
+    (audit / "unchained.jsonl").write_text("".join(lines))
     keys = target / "keys"
     keys.mkdir(parents=True, exist_ok=True)
     for role, signer in (("recorder", RECORDER), ("processor", PROCESSOR)):
