@@ -36,7 +36,7 @@ class Event:
 
     source: the service and host, such as `lucid/recorder/host1`. types: the model of each
     type of the topic. extensions: CloudEvents attributes beyond the standard's, and the
-    fields that hold them; an empty field is not written.
+    fields or properties that hold their texts; an empty one is not written.
     """
 
     types: ClassVar[Mapping[str, type[Strict]]] = {}
@@ -109,8 +109,13 @@ class Event:
             subject=subject,
             id=attributes["id"],
             time=time,
-            **{place: attributes.get(name, "") for name, place in cls.extensions.items()},
+            **cls.read_extensions(attributes),
         )
+
+    @classmethod
+    def read_extensions(cls, attributes: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields that the extensions are for; raises InvalidEvent."""
+        return {place: attributes.get(name, "") for name, place in cls.extensions.items()}
 
 
 class _Canonical(Format):

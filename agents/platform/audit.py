@@ -1,21 +1,66 @@
-"""Audit events: who did what, when, and to which session or record.
+"""Audit events: who did what, when and from where, and to which session or record.
 
-audit = Audit(producer, contract, host=settings.host)
-await audit.record(LetterDiscarded(…), subject)      returns when the broker holds it
+    audit = Audit(producer, contract, host=settings.host)
+    await audit.record(LetterDiscarded(…), subject)          returns when the broker holds it
+
+    audit = Audit(producer, contract, host=…, service="api")
+    async with Audit(producer, contract, service="api") as audit:
+        audit.note(ResourceRead(…), subject, actor=Actor(…)) returns at once, waits in memory
+        yield [audit, …]                                     as a part of a service it sends
+
+Entries stand in their writer's chain (docs/formats/audit.md), whose state is on disk before
+the broker is sent anything: what a crash interrupts is sent with the next entry. Calls that
+come together go together, with one write to the disk.
+
+LucidError
+├── AuditBusy         other processes hold the chain, or too many entries wait on disk
+├── AuditFull         too many notes wait in memory
+└── AuditFailed       the disk does not take the state
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import pwd
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
 
+import structlog
+
+from agents.platform.audit_state import AuditBusy, AuditFailed, ChainState, Slot, take_slot
+from agents.platform.broker import unreachable
 from agents.platform.contract import Contract
-from agents.platform.producer import Producer
-from agents.platform.retry import Backoff, Deadline, retry
-from schemas.audit import AuditEvent
+from agents.platform.producer import Producer, RecordTooLarge
+from agents.platform.retry import Backoff, Deadline, Transient, retry
+from schemas.audit import MAX_NAME, Actor, AuditEvent, name_of
 from schemas.canonical import Strict
+from schemas.envelope import MAX_EVENT, InvalidEvent
+from schemas.errors import LucidError
 
-SECONDS = 30.0  # that a broker gets to take an event
+if TYPE_CHECKING:
+    from agents.platform.service import StopSignal
+
+__all__ = ["Actor", "Audit", "AuditBusy", "AuditFailed", "AuditFull", "acting_user"]
+
+log = structlog.get_logger(__name__)
+SECONDS = 30.0  # that a record gets altogether
+TRY_SECONDS = 25.0  # of these, that a broker gets which refuses it for now
+LOCK_SECONDS = 20.0  # of these, that another command gets, which may wait for the broker itself
+FINISH_SECONDS = 3.0  # that notes get at the end of a service
+POLL_SECONDS = 0.01
+BATCH = 500  # entries that wait on disk before more are taken, so that its state stays small
+MOST_NOTES = 10_000
+MARGIN = 32 * 1024  # of a record around its data
+COMMANDS = "cli"
+
+
+class AuditFull(Transient):
+    """More acts wait to be put down than memory may hold; nothing may be done meanwhile."""
 
 
 def acting_user() -> str:
@@ -27,27 +72,271 @@ def acting_user() -> str:
         return f"uid {number}"
 
 
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    """An act that is not on the broker yet. done: for whoever waits for it."""
+
+    event: AuditEvent
+    done: asyncio.Future[AuditEvent] | None = None
+
+
 class Audit:
-    """Writes to `audit.events` what the user of this process does."""
+    """Writes to `audit.events` what users of this process do.
+
+    service: `cli` for commands, which share the chain of their HOME; a service has its own
+    until it is closed. notes: how many may wait in memory.
+    """
+
+    name = "audit"
 
     def __init__(
-        self, producer: Producer, contract: Contract, *, host: str, service: str = "cli"
-    ) -> None:
+        self, producer: Producer, contract: Contract, *, host: str = "",
+        service: str = COMMANDS, notes: int = MOST_NOTES,
+    ) -> None:  # fmt: skip
+        settings = producer.settings
+        topic = contract.topic("audit.events")
         self._producer = producer
-        self._topic = contract.topic("audit.events").full_name
-        self._source = f"lucid/{service}/{host}"
+        self._topic = topic.full_name
+        self._largest = min(MAX_EVENT, topic.max_record - MARGIN)
+        self._source = f"lucid/{service}/{host or settings.host}"
+        self._service, self._most = service, notes
+        self._folder = settings.home / "audit" / topic.full_name
+        self._slot: Slot | None = None
+        self._queue: deque[_Waiting] = deque()
+        self._kept: list[_Waiting] = []
+        self._turn = asyncio.Lock()
+        self._wake = asyncio.Event()
 
-    async def record(self, data: Strict, subject: str) -> AuditEvent:
-        """Write an event about `subject`, a session id or what else was acted on.
+    @property
+    def waiting(self) -> int:
+        """Acts in memory that are neither on disk nor on the broker."""
+        return len(self._queue)
 
-        Returns once all in-sync replicas hold it. Trouble that passes is waited out for
-        30 s; raises what Producer.send raises.
+    async def record(
+        self, data: Strict, subject: str, *, actor: Actor | None = None
+    ) -> AuditEvent:  # fmt: skip
+        """Write an entry about `subject`, a session id or what else was acted on.
+
+        actor: None for the user of this process. Returns once all in-sync replicas hold it.
+        Trouble that passes is waited out for 30 s; raises what Producer.send raises, AuditBusy,
+        AuditFailed and InvalidEvent. After a failure the entry may be sent with a later one.
         """
-        event = AuditEvent(data, self._source, subject, user=acting_user())
-        key, headers, value = event.to_kafka()
-        await retry(
-            lambda: self._producer.send(self._topic, value, key=key, headers=[*headers]),
-            backoff=Backoff(most=5.0),
-            deadline=Deadline(SECONDS),
-        )
+        done: asyncio.Future[AuditEvent] = asyncio.get_running_loop().create_future()
+        waiting = _Waiting(self._event(data, subject, actor), done)
+        self._queue.append(waiting)
+        try:
+            async with self._in_time(), self._turn:
+                while not done.done():
+                    with contextlib.suppress(LucidError):  # it is in `done`, too
+                        await self._deliver()
+        finally:
+            if not done.done():
+                done.cancel()
+                with contextlib.suppress(ValueError):
+                    self._queue.remove(waiting)
+        return done.result()
+
+    def note(self, data: Strict, subject: str, *, actor: Actor | None = None) -> None:
+        """Put an entry down soon: `run` sends it, together with others.
+
+        Raises AuditFull when too many wait, and InvalidEvent. Nothing that was noted is lost
+        but with the process.
+        """
+        if len(self._queue) >= self._most:
+            raise AuditFull(
+                f"{self._most} acts wait to be put down in {self._topic}",
+                hint="Look at the broker and the disk; it goes on by itself", retry_after=1.0,
+            )  # fmt: skip
+        self._queue.append(_Waiting(self._event(data, subject, actor)))
+        self._wake.set()
+
+    async def keep(self, data: Strict, subject: str, *, actor: Actor | None = None) -> None:
+        """Put an entry on disk only, for the next one to send; raises AuditBusy, AuditFailed."""
+        event = self._event(data, subject, actor)
+        async with self._turn, self._held() as (slot, _):
+            await _to_the_end(asyncio.to_thread(slot.keep, [event]))
+
+    async def deliver(self) -> None:
+        """Send what waits, on disk and in memory; raises as `record` does."""
+        async with self._in_time(), self._turn:
+            await self._deliver()
+            while self._queue:
+                await self._deliver()
+
+    async def run(self, stop: StopSignal) -> None:
+        """Send notes until `stop` is set, beginning with what a former process has left."""
+        sender = asyncio.create_task(self._send_notes())
+        waiter = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait([sender, waiter], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            # What is cut off is on disk and still in `_kept`; `finish` sends it again.
+            sender.cancel()
+            waiter.cancel()
+            results = await asyncio.gather(sender, waiter, return_exceptions=True)
+        if isinstance(results[0], Exception):
+            raise results[0]
+        await self.finish()
+
+    async def _send_notes(self) -> None:
+        pauses = Backoff(most=5.0)
+        while True:
+            try:
+                async with self._turn:
+                    await self._deliver()
+                pauses.reset()
+            except Transient as error:
+                log.warning("audit entries wait", error=str(error), waiting=self.waiting)
+                await asyncio.sleep(pauses.next(error.retry_after))
+                continue
+            if not self._queue:
+                self._wake.clear()
+                await self._wake.wait()
+
+    async def finish(self) -> None:
+        """Send the notes that are left; what the broker does not take now is kept on disk."""
+        try:
+            async with asyncio.timeout(FINISH_SECONDS), self._turn:
+                while self._queue or self._kept:
+                    await self._deliver()
+        except (TimeoutError, Transient) as error:
+            async with self._turn, self._held() as (slot, _):
+                if self._queue:
+                    await _to_the_end(self._keep_queued(slot, len(self._queue)))
+            log.warning("audit entries are on disk until the next start", error=repr(error))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        try:
+            await self.finish()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Let go of a service's own chain."""
+        if self._slot is not None:
+            self._slot.release()
+            self._slot = None
+
+    # One entry -------------------------------------------------------------------------------
+
+    def _event(self, data: Strict, subject: str, actor: Actor | None) -> AuditEvent:
+        """An act as it happens now; raises InvalidEvent for one that could never be sent."""
+        who = actor or Actor(acting_user(), "user" if self._service == COMMANDS else "service")
+        event = AuditEvent(
+            data, self._source, subject, user=who.user, user_type=who.user_type,
+            address=who.address, roles=who.roles,
+        )  # fmt: skip
+        if not subject or name_of(subject) != subject:
+            raise InvalidEvent(f"the subject of an audit event is not 1 to {MAX_NAME} characters")
+        _, _, value = event.to_kafka()
+        if len(value) > self._largest:
+            raise RecordTooLarge(f"the data of an audit event has {len(value)} bytes")
         return event
+
+    # All that wait ---------------------------------------------------------------------------
+
+    async def _deliver(self) -> None:
+        """Put what waits on disk, send what is there, and tell who waits for it.
+
+        After an error nobody waits any more; what is on disk is sent the next time.
+        """
+        try:
+            async with self._held() as (slot, state):
+                if room := min(len(self._queue), max(0, BATCH - len(state.pending))):
+                    await _to_the_end(self._keep_queued(slot, room))
+                state = slot.loaded
+                if state.pending:
+                    pauses, deadline = Backoff(most=5.0), Deadline(TRY_SECONDS)
+                    await retry(lambda: self._send(state), backoff=pauses, deadline=deadline)
+                    await _to_the_end(asyncio.to_thread(slot.settle))
+        except LucidError as error:
+            self._fail(error)
+            raise
+        for one in self._kept:
+            if one.done is not None and not one.done.done():
+                one.done.set_result(one.event)
+        self._kept.clear()
+
+    async def _keep_queued(self, slot: Slot, count: int) -> None:
+        """Move the first of the queue to the disk; they stay in the queue if that fails."""
+        batch = [self._queue.popleft() for _ in range(count)]
+        try:
+            placed = await asyncio.to_thread(slot.keep, [one.event for one in batch])
+        except BaseException:
+            self._queue.extendleft(reversed(batch))
+            raise
+        for one, event in zip(batch, placed, strict=True):
+            one.event = event
+        self._kept += batch
+
+    @asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
+        """A producer tries for as long as it lives; whoever waits for it does not."""
+        try:
+            async with asyncio.timeout(SECONDS):
+                yield
+        except TimeoutError as error:
+            raise unreachable(self._producer.settings, f"no answer for {SECONDS:g} s") from error
+
+    def _fail(self, error: LucidError) -> None:
+        for one in (*self._kept, *self._queue):
+            if one.done is not None and not one.done.done():
+                one.done.set_exception(error)
+        self._kept.clear()
+        self._queue = deque(one for one in self._queue if one.done is None)
+
+    async def _send(self, state: ChainState) -> None:
+        """All that is pending, in order, over one connection; all of it again after an error."""
+        epoch = await self._producer.epoch()
+        sendings = []
+        for record in state.pending:
+            key, headers, value = record.to_kafka()
+            sendings.append(await self._producer.submit(
+                self._topic, value, key=key, headers=[*headers], epoch=epoch
+            ))  # fmt: skip
+        for sending in sendings:
+            await self._producer.acknowledged(sending)
+
+    @asynccontextmanager
+    async def _held(self) -> AsyncIterator[tuple[Slot, ChainState]]:
+        """The chain, locked and loaded; commands let it go again at once."""
+        shared = self._service == COMMANDS
+        if self._slot is None:
+            own = not shared and take_slot(self._folder, self._service)
+            self._slot = own or Slot(self._folder, COMMANDS, COMMANDS)
+        slot = self._slot
+        if shared:
+            await _lock(slot)
+        try:
+            if slot.state is None:
+                await _to_the_end(asyncio.to_thread(slot.load, self._source, acting_user()))
+            yield slot, slot.loaded
+        finally:
+            if shared:
+                slot.release()
+
+
+async def _lock(slot: Slot) -> None:
+    deadline = Deadline(LOCK_SECONDS)
+    while not slot.try_lock():
+        if deadline.expired:
+            raise AuditBusy(
+                f"other commands have held {slot.path} for {LOCK_SECONDS:g} s",
+                hint="Look whether one of them waits for the broker",
+            )
+        await asyncio.sleep(POLL_SECONDS)
+
+
+async def _to_the_end(work: Awaitable[object]) -> None:
+    """Wait for a change of the disk; whoever is cancelled meanwhile still waits for its end."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()
+        raise

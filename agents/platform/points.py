@@ -49,6 +49,8 @@ POINTS = {
     "storage.file-stored": "a chunk or manifest is a file, the catalog has no entry",
     "storage.entry-made": "the catalog has the entry, no event says so",
     "storage.event-sent": "the event is sent, the offset is not finished",
+    "audit.kept": "an audit entry is on disk, the broker has not been sent it",
+    "audit.sent": "the broker holds an audit entry, its writer does not know yet",
 }
 
 Action = Literal["kill", "stop", "hold", "note"]

@@ -135,7 +135,7 @@ class Producer:
         linger_ms: int = 5,
         timeout: float = 30.0,
     ) -> None:
-        self._settings = settings
+        self.settings = settings
         self._metrics = metrics
         self._limits = limits
         self._linger_ms, self._timeout = linger_ms, timeout
@@ -147,7 +147,7 @@ class Producer:
 
     def _create(self) -> AIOKafkaProducer:
         return create_producer(
-            self._settings, max_record=max(self._limits.values()), linger_ms=self._linger_ms,
+            self.settings, max_record=max(self._limits.values()), linger_ms=self._linger_ms,
             timeout=self._timeout,
         )  # fmt: skip
 
@@ -164,7 +164,7 @@ class Producer:
             await self.kafka.start()
         except KafkaError as error:
             await self.kafka.stop()
-            raise unreachable(self._settings, error) from error
+            raise unreachable(self.settings, error) from error
 
     async def stop(self) -> None:
         for task in self._leaving:
@@ -184,7 +184,7 @@ class Producer:
                     await fresh.start()
                 except KafkaError as error:
                     await fresh.stop()
-                    raise unreachable(self._settings, error) from error
+                    raise unreachable(self.settings, error) from error
                 old, self.kafka = self.kafka, fresh
                 self._broken, self._epoch = False, self._epoch + 1
                 task = asyncio.create_task(_close(old, LEAVE_SECONDS))
@@ -280,7 +280,7 @@ class Producer:
                 hint="The topic's limit stands in topics.yaml; `lucid topics check` compares it",
             )
         if isinstance(error, KafkaConnectionError | KafkaTimeoutError):
-            return unreachable(self._settings, repr(error))
+            return unreachable(self.settings, repr(error))
         if error.retriable or isinstance(error, _BY_CONNECTION):
             return Transient(f"{topic} does not take a record now: {error!r}")
         return SendRefused(f"{topic} refused a record: {error!r}")

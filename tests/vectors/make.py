@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -24,6 +25,23 @@ import pyrage  # noqa: E402
 from agents.session.processor.chunker import Chunker  # noqa: E402
 from agents.session.processor.sealer import make_manifest, open_session, seal_cut  # noqa: E402
 from schemas.anchors import anchor_of  # noqa: E402
+from schemas.audit import (  # noqa: E402
+    AccessDenied,
+    Actor,
+    AuditEvent,
+    ChainStarted,
+    ChunksRepaired,
+    LetterDiscarded,
+    LetterReplayed,
+    ProjectionRebuilt,
+    ResourceRead,
+    SessionExported,
+    SessionReplayed,
+    SessionVerified,
+    put_in_chain,
+)
+from schemas.audit_chain import Place  # noqa: E402
+from schemas.audit_heads import Head, sign_heads  # noqa: E402
 from schemas.canonical import Strict, encode  # noqa: E402
 from schemas.chunks import Chunk, Compressor, Sealing, unseal  # noqa: E402
 from schemas.controls import Abandon, Close, Gap, Keepalive, Open, Pause, Resume  # noqa: E402
@@ -243,8 +261,75 @@ def write(vector: Vector, folder: Path) -> None:
     (folder / "expected.json").write_text(text + "\n", encoding="utf-8")
 
 
+# Audit events ------------------------------------------------------------------------------------
+
+SESSION = "019b76da-a800-7000-8000-00000000c105"
+ACTS: tuple[Strict, ...] = (
+    LetterReplayed(origin="session.frames/3/77", letter=4, session=SESSION, offset=99, tries=2),
+    LetterDiscarded(origin="session.events/0/5", letter=5, session=None, reason="Lärm"),
+    SessionReplayed(session=SESSION, outcome="identical", chunks=3, differences=0),
+    ChunksRepaired(session=SESSION, indexes=[0, 2]),
+    ProjectionRebuilt(projection="sessions", events=12),
+)
+
+
+def audit_events() -> list[AuditEvent]:
+    """An event of each type that there was before entries were chained."""
+    subjects = [SESSION, "session.events/0/5", *[SESSION] * 3]
+    users = [Actor("ada"), Actor("Zoë")] * 2 + [Actor("ada")]
+    return [
+        audit_event(n, *parts) for n, parts in enumerate(zip(ACTS, subjects, users, strict=True))
+    ]
+
+
+def audit_event(number: int, act: Strict, subject: str, actor: Actor) -> AuditEvent:
+    """An event of the command line that is the same each time."""
+    return AuditEvent(
+        act, "lucid/cli/desk-1.example", subject, user=actor.user, user_type=actor.user_type,
+        address=actor.address, roles=actor.roles, id=f"00000000-0000-4000-8000-{number:012d}",
+        time=datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=number, microseconds=number),
+    )  # fmt: skip
+
+
+CHAIN = "api/019b76da-a802-7000-8000-00000000c4a1"
+MALLORY = Actor("", "anonymous", "203.0.113.9")
+ADA = Actor("ada", "api", "2001:db8::7", ("auditor", "session_viewer"))
+CHAINED: tuple[tuple[Strict, str, Actor], ...] = (
+    (ChainStarted(reason="lost", former="api/019b76da-a701-7000-8000-00000000c4a0"), CHAIN,
+     Actor("lucid", "service")),
+    *((act, SESSION, Actor("Zoë")) for act in ACTS),
+    (ResourceRead(action="chunks.download", resource=f"/api/v1/sessions/{SESSION}/chunks/0",
+                  session=SESSION, request="r-1", bytes=2124, items=1, outcome="ok"), SESSION, ADA),
+    (ResourceRead(action="sessions.list", resource="/api/v1/sessions", session=None,
+                  request=None, bytes=0, items=50, outcome="ok"), "sessions", ADA),
+    (AccessDenied(permission="chunks:read", resource=f"/api/v1/sessions/{SESSION}",
+                  session=SESSION, code="TokenExpired", request="r-2"), SESSION, MALLORY),
+    (SessionExported(session=SESSION, form="film", file_type="mp4", size=51_221), SESSION, ADA),
+    (SessionVerified(session=SESSION, outcome="incomplete", findings={"Gap": 1}, unchecked=0),
+     SESSION, ADA),
+)  # fmt: skip
+
+
+def audit_chain() -> list[tuple[KafkaRecord, bytes]]:
+    """A chain that has an entry of every type, each with its hash."""
+    events = [audit_event(100 + n, *parts) for n, parts in enumerate(CHAINED)]
+    return list(put_in_chain(events, Place(CHAIN, 0)))
+
+
+def write_audit(folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    lines = [line_of(event.to_kafka()) for event in audit_events()]
+    (folder / "unchained.jsonl").write_text("".join(lines))
+    entries = audit_chain()
+    (folder / "chain.jsonl").write_text("".join(line_of(record) for record, _ in entries))
+    (folder / "hashes.txt").write_text("".join(f"{hashed.hex()}\n" for _, hashed in entries))
+    head = Head(CHAIN, len(entries), entries[-1][1])
+    (folder / "heads.txt").write_text(sign_heads([head], PROCESSOR), encoding="utf-8")
+
+
 def main(target: Path) -> None:
     """Write everything under `target`."""
+    write_audit(target / "audit")
     keys = target / "keys"
     keys.mkdir(parents=True, exist_ok=True)
     for role, signer in (("recorder", RECORDER), ("processor", PROCESSOR)):

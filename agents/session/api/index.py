@@ -15,13 +15,12 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from schemas.access import Claims, scope_values
+from schemas.access import EVERYTHING, Claims
 
 Sort = Literal["started", "ended", "stored_bytes", "records"]
-ANY = "*"
 
 _TABLE = """
 CREATE TABLE sessions (
@@ -73,12 +72,10 @@ class Query:
 
     def seen_by(self, claims: Claims) -> Query:
         """The same, of what the claims' scope has."""
-        owners, projects = scope_values(claims)
-        return Query(**{**_fields(self), "owners": owners, "projects": projects})
-
-
-def _fields(query: Query) -> dict[str, Any]:
-    return {name: getattr(query, name) for name in Query.__slots__}
+        owners, projects = (
+            None if scope == (EVERYTHING,) else scope for scope in (claims.owners, claims.projects)
+        )
+        return replace(self, owners=owners, projects=projects)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +111,11 @@ class SessionIndex:
 
     def replace(self, documents: Iterable[Mapping[str, Any]]) -> None:
         """Hold these sessions and no others."""
-        kept = {str(document["_id"]) for document in (documents := list(documents))}
+        all_of_them = list(documents)
+        kept = {str(document["_id"]) for document in all_of_them}
         known = {name for (name,) in self._database.execute("SELECT session FROM sessions")}
         self.drop(known - kept)
-        self.put(documents)
+        self.put(all_of_them)
 
     def drop(self, sessions: Iterable[str]) -> None:
         """Forget sessions."""
@@ -143,7 +141,7 @@ class SessionIndex:
             values += query.after
         # Only names from this file are put into the text; what a client sent is bound.
         rows = self._database.execute(
-            f"SELECT body, {column}, session FROM sessions "  # noqa: S608
+            f"SELECT body, {column}, session FROM sessions "
             f"{'WHERE ' + ' AND '.join(where) if where else ''} "
             f"ORDER BY {column} {order}, session {order} LIMIT ?",
             [*values, query.limit + 1],
@@ -156,7 +154,7 @@ class SessionIndex:
         """Sessions, records and stored bytes by state, of what the query leaves."""
         where, values = _where(query)
         rows = self._database.execute(
-            "SELECT state, count(*), sum(records), sum(stored_bytes) FROM sessions "  # noqa: S608
+            "SELECT state, count(*), sum(records), sum(stored_bytes) FROM sessions "
             f"{'WHERE ' + ' AND '.join(where) if where else ''} GROUP BY state ORDER BY state",
             values,
         ).fetchall()
