@@ -10,6 +10,7 @@ from pathlib import Path
 
 MARK = "LUCID_TEST_FAULTS_DISK"
 SIZE = 4 * 1024**3  # a limit, not an allocation
+TRIES = 20
 _UNSHARE = (["unshare", "--mount"], ["unshare", "--user", "--map-root-user", "--mount"])
 _MOUNT = 'mount -t tmpfs -o size=$1,mode=700 lucid-faults "$0" && shift && exec "$@"'
 
@@ -32,8 +33,12 @@ def is_mounted(folder: Path) -> bool:
 
 def fill(folder: Path) -> None:
     """Take all free space away: the disk becomes as small as what is on it."""
-    used = os.statvfs(folder)
-    _remount(folder, (used.f_blocks - used.f_bfree) * used.f_frsize + used.f_frsize)
+    for last in (False,) * TRIES + (True,):
+        used = os.statvfs(folder)
+        size = (used.f_blocks - used.f_bfree) * used.f_frsize + used.f_frsize
+        # Refused when more was written meanwhile: a disk is not smaller than what is on it.
+        if _remount(folder, size, must=last):
+            return
 
 
 def free(folder: Path) -> None:
@@ -41,5 +46,7 @@ def free(folder: Path) -> None:
     _remount(folder, SIZE)
 
 
-def _remount(folder: Path, size: int) -> None:
-    subprocess.run(["mount", "-o", f"remount,size={size}", str(folder)], check=True)
+def _remount(folder: Path, size: int, *, must: bool = True) -> bool:
+    """Whether the disk has the size now; raises CalledProcessError if it has to and has not."""
+    command = ["mount", "-o", f"remount,size={size}", str(folder)]
+    return subprocess.run(command, capture_output=not must, check=must).returncode == 0
