@@ -1,0 +1,51 @@
+"""What the API's routes work with; made by agent.py once broker and catalog are there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from starlette.requests import Request
+
+from agents.platform.audit import Audit
+from agents.platform.blobs import Blobs
+from agents.platform.catalog import Catalog
+from agents.platform.contract import Contract
+from agents.platform.limiting import Limiter
+from agents.platform.revocation import Revocations
+from agents.platform.settings import Settings
+from agents.platform.tokens import TokenVerifier
+from agents.session.api.follower import Follower
+from agents.session.api.index import SessionIndex
+from agents.session.api.problems import ApiProblem, Code
+from agents.session.api.settings import ApiSettings
+
+if TYPE_CHECKING:
+    from agents.session.api.reading import Reading
+
+
+@dataclass(frozen=True)
+class Api:
+    """Everything behind the routes. audit_room: entries that may wait for the broker."""
+
+    settings: Settings
+    section: ApiSettings
+    contract: Contract
+    catalog: Catalog
+    blobs: Blobs
+    index: SessionIndex
+    follower: Follower
+    reading: Reading
+    tokens: TokenVerifier
+    revocations: Revocations
+    limiter: Limiter
+    audit: Audit
+    audit_room: int = 10_000
+
+
+def api_of(request: Request) -> Api:
+    """The API's parts; raises ApiProblem while they start."""
+    found: Api | None = getattr(request.app.state, "api", None)
+    if found is None or not found.follower.loaded:
+        raise ApiProblem(Code.UNAVAILABLE, "the service is starting", headers={"Retry-After": "2"})
+    return found

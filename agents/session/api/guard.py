@@ -1,0 +1,180 @@
+"""Who may ask for what: the one table of routes and permissions, and the check of it.
+
+Every route is in ROUTES or in PUBLIC; one that is in neither is refused, whoever asks. The
+order of the checks: token, revocation, permission, limit. A session outside of the token's
+scope does not exist for its holder.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import Depends, Path, Request
+
+from agents.platform.audit import AuditFull
+from agents.platform.revocation import RevocationsUnknown, TokenRevoked
+from agents.platform.tokens import TokenRefused
+from agents.session.api.context import Api, api_of
+from agents.session.api.index import Row
+from agents.session.api.problems import ApiProblem, Code
+from schemas.access import Claims, Permission, may, sees
+from schemas.audit import AccessDenied, Actor, name_of
+from schemas.sessions import InvalidSessionId, parse_session_id
+
+BASE = "/api/v1"
+_ONE = f"{BASE}/sessions/{{session}}"
+P = Permission
+
+ROUTES: dict[str, Permission] = {
+    f"{BASE}/sessions": P.SESSIONS_LIST,
+    _ONE: P.SESSIONS_READ,
+    f"{_ONE}/chunks": P.CHUNKS_READ,
+    f"{_ONE}/chunks/{{index}}": P.CHUNKS_READ,
+    f"{_ONE}/chunks/{{index}}/data": P.CHUNKS_DOWNLOAD,
+    f"{_ONE}/chunks/{{index}}/proof": P.PROOFS_READ,
+    f"{_ONE}/consistency": P.PROOFS_READ,
+    f"{_ONE}/pipeline": P.PIPELINE_READ,
+    f"{_ONE}/statistics": P.STATISTICS_READ,
+    f"{_ONE}/manifest": P.MANIFESTS_READ,
+    f"{_ONE}/checkpoint": P.MANIFESTS_READ,
+    f"{_ONE}/verification": P.VERIFICATION_READ,
+    f"{_ONE}/events": P.EVENTS_READ,
+    f"{_ONE}/anchor": P.PROOFS_READ,
+    f"{_ONE}/live": P.PIPELINE_READ,
+    f"{BASE}/statistics": P.STATISTICS_READ,
+    f"{BASE}/stream": P.STREAM_READ,
+    f"{BASE}/audit": P.AUDIT_READ,
+}
+"""What each route needs."""
+PUBLIC = frozenset({
+    f"{BASE}/openapi.json", f"{BASE}/jwks.json", "/health", "/health/live", "/health/ready",
+    "/metrics",
+})  # fmt: skip
+HEAVY = frozenset({
+    f"{BASE}/audit", f"{BASE}/statistics", f"{_ONE}/statistics", f"{_ONE}/verification",
+})  # fmt: skip
+"""Routes with the lower limit, for they cost more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Who asks, and with which claims."""
+
+    claims: Claims
+    actor: Actor
+
+
+async def reader(request: Request) -> Reader:
+    """The reader of a request that may use its route; raises ApiProblem."""
+    api = api_of(request)
+    route = request.scope["route"].path
+    permission = ROUTES.get(route)
+    address = request.client.host if request.client else ""
+    try:
+        claims = await _claims(api, request)
+    except ApiProblem as problem:
+        await _limit(api, request, f"address {address}", route)
+        _denied(api, request, permission, problem, Actor("", "anonymous", address))
+        raise
+    actor = Actor(
+        name_of(claims.subject), "api", address, tuple(role.value for role in claims.roles)
+    )
+    request.state.actor = actor
+    if permission is None or not may(claims, permission):
+        problem = ApiProblem(
+            Code.FORBIDDEN, f"none of the token's roles has {permission or 'this route'}",
+            headers={"WWW-Authenticate": 'Bearer error="insufficient_scope"'},
+        )  # fmt: skip
+        _denied(api, request, permission, problem, actor)
+        raise problem
+    await _limit(api, request, claims.subject, route)
+    if api.audit.waiting >= api.audit_room:
+        raise ApiProblem(
+            Code.UNAVAILABLE, "the audit trail does not take any more entries at the moment",
+            headers={"Retry-After": "2"},
+        )  # fmt: skip
+    return Reader(claims, actor)
+
+
+async def _claims(api: Api, request: Request) -> Claims:
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise ApiProblem(
+            Code.UNAUTHENTICATED, "a bearer token is needed; `lucid token issue` makes one",
+            headers={"WWW-Authenticate": 'Bearer realm="lucid"'},
+        )  # fmt: skip
+    try:
+        claims = api.tokens.verify(token)
+        await api.revocations.check(claims.jti)
+    except (TokenRefused, TokenRevoked) as error:
+        raise ApiProblem(
+            Code.UNAUTHENTICATED, str(error), details={"cause": error.code},
+            headers={"WWW-Authenticate": 'Bearer realm="lucid", error="invalid_token"'},
+        ) from error  # fmt: skip
+    except RevocationsUnknown as error:
+        raise ApiProblem(
+            Code.UNAVAILABLE, str(error), details={"cause": error.code},
+            headers={"Retry-After": "5"},
+        ) from error  # fmt: skip
+    return claims
+
+
+async def _limit(api: Api, request: Request, subject: str, route: str) -> None:
+    rate = api.section.heavy_rate if route in HEAVY else api.section.rate
+    allowance = await api.limiter.hit(subject, route, rate)
+    request.state.allowance = allowance
+    if not allowance.allowed:
+        raise ApiProblem(
+            Code.RATE_LIMITED, f"{allowance.limit} requests a minute are allowed here",
+            headers={"Retry-After": str(max(1, round(allowance.reset_seconds)))},
+        )  # fmt: skip
+
+
+def _denied(
+    api: Api, request: Request, permission: Permission | None, problem: ApiProblem, actor: Actor
+) -> None:
+    """Put down who was refused; a trail that is full refuses the request otherwise."""
+    data = AccessDenied(
+        permission=permission.value if permission else "none",
+        resource=name_of(request.url.path), session=_session_or_none(request),
+        code=problem.details.get("cause", problem.problem.number),
+        request=request.state.request_id,
+    )  # fmt: skip
+    try:
+        api.audit.note(data, data.session or data.resource, actor=actor)
+    except AuditFull:
+        raise ApiProblem(
+            Code.UNAVAILABLE, "the audit trail is full", headers={"Retry-After": "2"}
+        ) from None
+
+
+def _session_or_none(request: Request) -> str | None:
+    try:
+        return str(parse_session_id(request.path_params.get("session", "")))
+    except InvalidSessionId:
+        return None
+
+
+ReaderOf = Annotated[Reader, Depends(reader)]
+
+
+async def visible(
+    request: Request, who: ReaderOf,
+    session: Annotated[UUID, Path(description="A session id, a UUID in lower case")],
+) -> Row:  # fmt: skip
+    """The session of the path, if it is in the reader's scope; raises ApiProblem."""
+    api = api_of(request)
+    name = str(session)
+    found = api.index.get(name) if request.path_params["session"] == name else None
+    if found is not None and sees(who.claims, found.owner, found.project):
+        request.state.session = name
+        return found
+    problem = ApiProblem(Code.SESSION_NOT_FOUND, f"there is no session {name} for you")
+    if found is not None:
+        _denied(api, request, ROUTES[request.scope["route"].path], problem, who.actor)
+    raise problem
+
+
+VisibleSession = Annotated[Row, Depends(visible)]
