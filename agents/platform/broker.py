@@ -3,6 +3,9 @@
 await wait_for_broker(settings, seconds=20)     raises BrokerUnreachable
 async with BrokerProbe(settings) as probe:
     await probe.check()                                    raises BrokerUnreachable
+
+BrokerUnreachable              (agents/platform/retry.py)
+└── BrokerHandshakeFailed      one is there, and TLS or SASL fails
 """
 
 from __future__ import annotations
@@ -12,10 +15,18 @@ from collections.abc import Iterable
 from typing import Self
 
 from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import KafkaError
+from aiokafka.conn import collect_hosts, create_conn
+from aiokafka.errors import (
+    AuthenticationFailedError,
+    IllegalSaslStateError,
+    KafkaError,
+    SaslAuthenticationFailed,
+    UnsupportedSaslMechanismError,
+)
 
 from agents.platform.retry import Backoff, BrokerUnreachable, Deadline, retry
 from agents.platform.settings import Settings
+from agents.platform.tls import handshake_advice, kafka_options
 from schemas.errors import ContractError
 
 ANSWER_SECONDS = 2.0
@@ -32,6 +43,51 @@ def unreachable(settings: Settings, error: object) -> BrokerUnreachable:
         f"no Kafka broker answers at {settings.kafka_servers()} ({said or 'no answer'})",
         hint="Start one with `lucid stack up`, or set LUCID_KAFKA to yours",
     )
+
+
+class BrokerHandshakeFailed(BrokerUnreachable):
+    """A broker is there, but one side does not trust the other."""
+
+
+async def explain(settings: Settings, error: object) -> BrokerUnreachable:
+    """The error of a broker that does not answer; aiokafka logs, and drops, a failed handshake.
+
+    So that one is tried once more, with the first server of the settings.
+    """
+    options = kafka_options(settings)
+    host, port, _ = collect_hosts(options.pop("bootstrap_servers"), randomize=False)[0]
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            connection = await create_conn(host, port, client_id="lucid-explain", **options)
+            await connection.close()
+    except (KafkaError, OSError) as found:
+        return _handshake_error(settings, f"{host}:{port}", found) or unreachable(settings, error)
+    except TimeoutError:
+        pass
+    return unreachable(settings, error)
+
+
+_SASL_ERRORS = (
+    AuthenticationFailedError, IllegalSaslStateError, SaslAuthenticationFailed,
+    UnsupportedSaslMechanismError,
+)  # fmt: skip
+
+
+def _handshake_error(
+    settings: Settings, place: str, error: Exception
+) -> BrokerHandshakeFailed | None:
+    cause = error.__cause__ or error.__context__
+    advice = handshake_advice(f"{error} {cause}", "LUCID_KAFKA")
+    if advice is None and isinstance(error, ConnectionResetError):
+        advice = "it hangs up on us", "Does that listener speak what LUCID_KAFKA_SECURITY says?"
+    if advice is None and isinstance(error, _SASL_ERRORS):
+        advice = (
+            f"it refuses user {settings.kafka_user!r} ({error})",
+            "Look at LUCID_KAFKA_USER, LUCID_KAFKA_PASSWORD_FILE and LUCID_KAFKA_SASL",
+        )
+    if advice is None:
+        return None
+    return BrokerHandshakeFailed(f"the Kafka broker at {place}: {advice[0]}", hint=advice[1])
 
 
 class BrokerProbe:
@@ -74,12 +130,12 @@ class BrokerProbe:
                 return await self._ask()
         except (KafkaError, TimeoutError, OSError) as error:
             await self.close()
-            raise unreachable(self._settings, error) from error
+            raise await explain(self._settings, error) from error
 
     async def _ask(self) -> set[str]:
         if self._client is None:
             self._client = AIOKafkaClient(
-                bootstrap_servers=self._settings.kafka_servers(),
+                **kafka_options(self._settings),
                 client_id="lucid-health",
                 request_timeout_ms=int(ANSWER_SECONDS * 1000),
             )

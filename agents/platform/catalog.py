@@ -19,6 +19,7 @@ LucidError
 │   └── CatalogRefused        a document that no catalog will ever take
 └── Transient
     └── CatalogUnreachable    (agents/platform/retry.py)
+        └── CatalogHandshakeFailed    it is there, and TLS fails
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError, Writ
 
 from agents.platform.retry import CatalogUnreachable, Permanent
 from agents.platform.settings import Settings
+from agents.platform.tls import handshake_advice, mongo_options
 from schemas.chunks import ChunkHeader
 from schemas.manifests import manifest_hash
 
@@ -50,6 +52,10 @@ _DUPLICATE = 11000
 # BadValue, InvalidBSON, names with $, empty or with a dot, BSONObjectTooLarge: MongoDB's
 # error_codes.yml. Others (a full disk, a lock) pass.
 _REFUSED = frozenset({2, 22, 52, 56, 57, 10334})
+
+
+class CatalogHandshakeFailed(CatalogUnreachable):
+    """The catalog is there, but one side does not trust the other."""
 
 
 class CatalogRefused(Permanent):
@@ -114,6 +120,9 @@ def _typed() -> Iterator[None]:
             raise CatalogRefused(
                 f"the catalog does not take a document: {str(error)[:200]}"
             ) from error
+        advice = handshake_advice(str(error), "LUCID_MONGO")
+        if advice is not None:
+            raise CatalogHandshakeFailed(f"the catalog: {advice[0]}", hint=advice[1]) from error
         # The driver's own text holds the server's address, never its password.
         raise CatalogUnreachable(
             f"the catalog does not answer ({type(error).__name__}: {str(error)[:200]})",
@@ -130,6 +139,7 @@ class Catalog:
     def __init__(self, settings: Settings) -> None:
         self._client: AsyncIOMotorClient[Document] = AsyncIOMotorClient(
             settings.mongo_url(),
+            **mongo_options(settings),
             serverSelectionTimeoutMS=ANSWER_MS,
             connectTimeoutMS=ANSWER_MS,
             socketTimeoutMS=30_000,

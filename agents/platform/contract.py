@@ -17,8 +17,9 @@ from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, for_code
 
-from agents.platform.broker import unreachable
+from agents.platform.broker import explain, unreachable
 from agents.platform.settings import Settings
+from agents.platform.tls import kafka_options
 from schemas.errors import ContractError
 from schemas.topics import BrokerState, Contract, Drift, Topic, TopicState, diff, parse_contract
 
@@ -64,14 +65,14 @@ def _built_in() -> str:
 @asynccontextmanager
 async def _admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
     client = AIOKafkaAdminClient(
-        bootstrap_servers=settings.kafka_servers(), request_timeout_ms=int(CONNECT_SECONDS * 1000)
+        **kafka_options(settings), request_timeout_ms=int(CONNECT_SECONDS * 1000)
     )
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
             await client.start()
     except (KafkaError, TimeoutError) as error:
         await client.close()
-        raise unreachable(settings, error) from error
+        raise await explain(settings, error) from error
     try:
         yield client
     except KafkaError as error:

@@ -79,7 +79,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
     def __init__(
         self,
         *,
-        servers: str,
+        kafka: Mapping[str, Any],
         group: str,
         topics: Sequence[str],
         make_worker: MakeWorker,
@@ -103,7 +103,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
         self._rebalances = 0
         self._failed: asyncio.Future[None] | None = None
         self._last_turn = time.monotonic()
-        self._options = {**group_options(servers, group, fetch_bytes), **(consumer_options or {})}
+        self._options = {**group_options(kafka, group, fetch_bytes), **(consumer_options or {})}
         self._consumer = AIOKafkaConsumer(**self._options)
 
     @property

@@ -18,6 +18,7 @@ import faust
 import structlog
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
+from faust.auth import SASLCredentials, SSLCredentials
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Transport
 from faust.types import TP
 from mode.supervisors import CrashingSupervisor
@@ -25,6 +26,7 @@ from yarl import URL
 
 from agents.platform.group_consumer import METADATA_MS
 from agents.platform.settings import Settings
+from agents.platform.tls import kafka_options
 
 log = structlog.get_logger(__name__)
 
@@ -139,6 +141,18 @@ class ControlApp(faust.App):
         return int(self.consumer_generation_id)
 
 
+def credentials(settings: Settings) -> SSLCredentials | SASLCredentials | None:
+    """`kafka_options` as Faust takes them; None without TLS and SASL."""
+    options = kafka_options(settings)
+    context = options.get("ssl_context")
+    if "sasl_mechanism" in options:
+        return SASLCredentials(
+            username=options["sasl_plain_username"], password=options["sasl_plain_password"],
+            ssl_context=context, mechanism=options["sasl_mechanism"],
+        )  # fmt: skip
+    return None if context is None else SSLCredentials(context)
+
+
 def create_app(settings: Settings, group: str, positions: Positions) -> ControlApp:
     """An app of consumer group `group`, not started.
 
@@ -149,6 +163,7 @@ def create_app(settings: Settings, group: str, positions: Positions) -> ControlA
     app = ControlApp(
         group,
         broker=[URL(f"kafka://{server}") for server in settings.kafka_servers().split(",")],
+        broker_credentials=credentials(settings),
         datadir=data,
         autodiscover=False,
         web_enabled=False,

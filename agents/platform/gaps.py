@@ -13,6 +13,7 @@ from aiokafka.errors import KafkaError
 
 from agents.platform.broker import unreachable
 from agents.platform.settings import Settings
+from agents.platform.tls import kafka_options
 
 READ_SECONDS = 5.0
 
@@ -26,7 +27,7 @@ async def missed_before(
     """
     partition = TopicPartition(*place)
     consumer = AIOKafkaConsumer(
-        bootstrap_servers=settings.kafka_servers(), client_id="lucid-gaps", group_id=None,
+        **kafka_options(settings), client_id="lucid-gaps", group_id=None,
         enable_auto_commit=False, auto_offset_reset="earliest", fetch_max_wait_ms=100,
     )  # fmt: skip
     try:

@@ -1,6 +1,6 @@
 """The consumer of a data-plane group: how it reads, how it is held back, how it leaves.
 
-consumer = AIOKafkaConsumer(**group_options(servers, group, fetch_bytes))
+consumer = AIOKafkaConsumer(**group_options(kafka_options(settings), group, fetch_bytes))
 valve = Valve(busy_limit, gate)
 await valve.balance(consumer, workers)      each turn
 await leave_group(consumer)
@@ -40,10 +40,10 @@ Gate = Callable[[int], Awaitable[bool]]
 """Whether more records may be taken, given the bytes in flight."""
 
 
-def group_options(servers: str, group: str, fetch_bytes: int) -> dict[str, Any]:
+def group_options(kafka: Mapping[str, Any], group: str, fetch_bytes: int) -> dict[str, Any]:
     """What an AIOKafkaConsumer of the data plane is made with."""
     return {
-        "bootstrap_servers": servers,
+        **kafka,
         "group_id": group,
         "enable_auto_commit": False,
         "auto_offset_reset": "none",  # a reset by the driver would be a silent loss

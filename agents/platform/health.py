@@ -3,12 +3,14 @@
     health = Health("storage", version="0.1.0", metrics=metrics)
     health.add("catalog", catalog.ping, timeout=2)   await catalog.ping() raises when it is ill
     health.add("disk", free_disk([folder], least=500 << 20))
+    health.add("redis", client.ping, advisory=True)  what the service can do without
     async with HealthServer(health, bind="127.0.0.1", port=0, folder=home / "run") as server:
         server.port
 
-/health/ready runs every check, 503 when one fails; /health/live says that the event loop
-turns and the main task lives; /health is the summary. Results are kept for a second, and
-asking again meanwhile waits for the same run, so a storm of probes costs one check.
+/health/ready runs every check, 503 when one fails that is not advisory; /health/live says
+that the event loop turns and the main task lives; /health is the summary. Results are kept
+for a second, and asking again meanwhile waits for the same run, so a storm of probes costs
+one check.
 The port in use stands in HOME/run/SERVICE-PID.json while the service runs.
 
 LucidError
@@ -66,6 +68,12 @@ class Result:
     seconds: float
     error: str = ""
     code: str = ""
+    advisory: bool = False
+
+    @property
+    def fails(self) -> bool:
+        """Whether the service is not ready because of it."""
+        return not self.ok and not self.advisory
 
 
 def free_bytes(folder: Path) -> int:
@@ -107,17 +115,22 @@ class Health:
         self.service, self.version, self.metrics = service, version, metrics
         self._clock = clock
         self._since = clock()
-        self._checks: dict[str, tuple[Check, float]] = {}
+        self._checks: dict[str, tuple[Check, float, bool]] = {}
         self._main: asyncio.Task[object] | None = None
         self._stopping = False
         self._last: tuple[float, list[Result]] | None = None
         self._lock = asyncio.Lock()
 
-    def add(self, name: str, check: Check, timeout: float = CHECK_SECONDS) -> None:
-        """Register a check: a coroutine function that raises when something is wrong."""
+    def add(
+        self, name: str, check: Check, timeout: float = CHECK_SECONDS, *, advisory: bool = False
+    ) -> None:
+        """Register a check: a coroutine function that raises when something is wrong.
+
+        An advisory one shows what the service does without; it stays ready.
+        """
         if name in self._checks:
             raise ValueError(f"a check named {name} is there already")
-        self._checks[name] = (check, timeout)
+        self._checks[name] = (check, timeout, advisory)
         self._last = None
 
     def remove(self, name: str) -> None:
@@ -152,7 +165,7 @@ class Health:
             results.append(Result("service", False, 0.0, "the service is stopping", "Stopping"))
         return results
 
-    async def _run(self, name: str, check: Check, timeout: float) -> Result:
+    async def _run(self, name: str, check: Check, timeout: float, advisory: bool) -> Result:
         start = time.perf_counter()
         error = code = ""
         try:
@@ -163,7 +176,8 @@ class Health:
         except Exception as found:  # noqa: BLE001 - whatever a check raises is its result
             error = hide(str(found) or type(found).__name__)
             code = found.code if isinstance(found, LucidError) else type(found).__name__
-        return Result(name, not code, round(time.perf_counter() - start, 6), error, code)
+        seconds = round(time.perf_counter() - start, 6)
+        return Result(name, not code, seconds, error, code, advisory)
 
 
 def make_app(health: Health) -> web.Application:
@@ -181,17 +195,18 @@ def make_app(health: Health) -> web.Application:
     async def ready(_: web.Request) -> web.Response:
         results = await health.ready()
         checks = {result.name: _without_name(result) for result in results}
-        return answer(health.alive and all(r.ok for r in results), {"checks": checks})
+        return answer(health.alive and not any(r.fails for r in results), {"checks": checks})
 
     async def summary(_: web.Request) -> web.Response:
         results = await health.ready()
         return answer(
-            health.alive and all(result.ok for result in results),
+            health.alive and not any(result.fails for result in results),
             {
                 "version": health.version,
                 "uptime": round(health.uptime, 3),
                 "alive": health.alive,
-                "failing": [result.name for result in results if not result.ok],
+                "failing": [result.name for result in results if result.fails],
+                "degraded": [r.name for r in results if r.advisory and not r.ok],
             },
         )
 
@@ -210,7 +225,11 @@ def make_app(health: Health) -> web.Application:
 def _without_name(result: Result) -> dict[str, object]:
     fields = asdict(result)
     del fields["name"]
-    return fields if not result.ok else {"ok": True, "seconds": result.seconds}
+    if not result.advisory:
+        del fields["advisory"]
+    if result.ok:
+        del fields["error"], fields["code"]
+    return fields
 
 
 class HealthServer:

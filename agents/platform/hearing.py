@@ -23,6 +23,7 @@ from aiokafka.errors import KafkaError
 
 from agents.platform.broker import unreachable
 from agents.platform.settings import Settings
+from agents.platform.tls import kafka_options
 from schemas.topics import Topic
 
 ANSWER_SECONDS = 2.0
@@ -74,7 +75,7 @@ class Commits:
         if self._consumer is None:
             # Without a subscription it is no member of the group, and only asks for commits.
             consumer = AIOKafkaConsumer(
-                bootstrap_servers=self._settings.kafka_servers(), group_id=self._group,
+                **kafka_options(self._settings), group_id=self._group,
                 enable_auto_commit=False, client_id="lucid-hearing",
             )  # fmt: skip
             self._consumer = consumer

@@ -44,10 +44,11 @@ from aiokafka.errors import (
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.structs import RecordMetadata
 
-from agents.platform.broker import unreachable
+from agents.platform.broker import explain, unreachable
 from agents.platform.metrics import Metrics
 from agents.platform.retry import Transient
 from agents.platform.settings import Settings
+from agents.platform.tls import kafka_options
 from schemas.errors import LucidError
 
 log = structlog.get_logger(__name__)
@@ -93,7 +94,7 @@ def create_producer(
     timeout: seconds after which a request is sent again.
     """
     return AIOKafkaProducer(
-        bootstrap_servers=settings.kafka_servers(),
+        **kafka_options(settings),
         client_id="lucid",
         enable_idempotence=True,
         acks="all",
@@ -164,7 +165,7 @@ class Producer:
             await self.kafka.start()
         except KafkaError as error:
             await self.kafka.stop()
-            raise unreachable(self.settings, error) from error
+            raise await explain(self.settings, error) from error
 
     async def stop(self) -> None:
         for task in self._leaving:

@@ -23,6 +23,7 @@ from agents.platform.broker import TopicMissing, unreachable
 from agents.platform.contract import Contract, read_broker
 from agents.platform.retry import Deadline
 from agents.platform.settings import Settings
+from agents.platform.tls import kafka_options
 from schemas.errors import LucidError
 
 Record: TypeAlias = "ConsumerRecord[bytes, bytes]"
@@ -108,7 +109,7 @@ async def open_reader(
     if state is None:
         raise TopicMissing(f"the broker has no topic {topic}", hint="Run `lucid topics apply`")
     consumer = AIOKafkaConsumer(
-        bootstrap_servers=settings.kafka_servers(), enable_auto_commit=False,
+        **kafka_options(settings), enable_auto_commit=False,
         auto_offset_reset="none", max_partition_fetch_bytes=fetch_bytes,
         fetch_max_bytes=4 * fetch_bytes, fetch_max_wait_ms=100,
     )  # fmt: skip

@@ -11,6 +11,7 @@ is tried again once, at once, if its connection turns out to be broken.
 Transient
 └── Unreachable                (agents/platform/retry.py)
     └── RedisUnreachable       no answer in time, or an error for an answer
+        └── RedisHandshakeFailed    it is there, and TLS fails
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from agents.platform.retry import Unreachable
-from agents.platform.settings import Settings, SettingsError
+from agents.platform.settings import NoEndpoint, Settings, SettingsError
+from agents.platform.tls import handshake_advice, redis_options
 
 ANSWER_SECONDS = 1.0
 CONNECTIONS = 32
@@ -37,9 +39,21 @@ class RedisUnreachable(Unreachable):
     """Redis does not answer, or not with what was asked for."""
 
 
+class RedisHandshakeFailed(RedisUnreachable):
+    """Redis is there, but one side does not trust the other."""
+
+
 def redis_key(settings: Settings, *parts: str) -> str:
     """The name of a key: `lucid:`, the prefix of a shared installation, the parts."""
     return f"lucid:{settings.topic_prefix}{':'.join(parts)}"
+
+
+def redis_if_set(settings: Settings) -> RedisClient | None:
+    """A client, or None where neither a URL nor a running stack says where Redis is."""
+    try:
+        return RedisClient(settings)
+    except NoEndpoint:
+        return None
 
 
 class RedisClient:
@@ -47,12 +61,12 @@ class RedisClient:
 
     def __init__(self, settings: Settings, *, seconds: float = ANSWER_SECONDS) -> None:
         self._settings, self._seconds = settings, seconds
-        url = settings.redis_url()
+        url, options = settings.redis_url(), redis_options(settings)
         try:
             pool = BlockingConnectionPool.from_url(
                 url, max_connections=CONNECTIONS, timeout=seconds, socket_timeout=seconds,
                 socket_connect_timeout=seconds, protocol=2, decode_responses=True,
-                retry=Retry(NoBackoff(), 1, (RedisConnectionError,)),
+                retry=Retry(NoBackoff(), 1, (RedisConnectionError,)), **options,
             )  # fmt: skip
         except (ValueError, TypeError) as error:
             # The driver's own text may quote the URL, and so the password.
@@ -89,6 +103,9 @@ class RedisClient:
             raise self._unreachable(error) from error
 
     def _unreachable(self, error: Exception) -> RedisUnreachable:
+        advice = handshake_advice(str(error), "LUCID_REDIS")
+        if advice is not None:
+            return RedisHandshakeFailed(f"Redis: {advice[0]}", hint=advice[1])
         said = str(error)[:200] or "no answer"
         return RedisUnreachable(
             f"Redis does not answer ({said})",

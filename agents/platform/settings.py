@@ -150,6 +150,25 @@ class Settings(Section):
     bind: str = Field("127.0.0.1", description="Address that health and metrics listen on")
     host: str = Field(default_factory=socket.gethostname, description="This host's name")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    tls_ca: Path | None = Field(
+        None,
+        description="PEM file of the servers' authorities; the system's if not set",
+    )
+    tls_cert: Path | None = Field(None, description="PEM file of the certificate shown to servers")
+    tls_key: Path | None = Field(
+        None, description="Its private key, mode 0600; in LUCID_TLS_CERT if not set"
+    )
+    kafka_security: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT",
+        description="security.protocol: PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL",
+    )
+    kafka_sasl: Literal["SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN"] = Field(
+        "SCRAM-SHA-512", description="sasl.mechanism: SCRAM-SHA-512, SCRAM-SHA-256 or PLAIN"
+    )
+    kafka_user: str | None = Field(None, min_length=1, description="User for SASL")
+    kafka_password_file: Path | None = Field(
+        None, description="File of the user's password, one line, mode 0600"
+    )
     token_issuer: str = Field(
         "lucid", min_length=1, max_length=200, description="Who issues access tokens: their `iss`"
     )

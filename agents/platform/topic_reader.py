@@ -16,6 +16,7 @@ from aiokafka.errors import KafkaError
 
 from agents.platform.broker import BrokerProbe, unreachable
 from agents.platform.settings import Settings
+from agents.platform.tls import kafka_options
 
 FETCH_BYTES = 8 * 1024**2
 RECORD_MS = 10_000
@@ -28,7 +29,7 @@ Seen = Callable[[int, int], None]
 async def _consumer(settings: Settings, *topics: str) -> AsyncIterator[AIOKafkaConsumer]:
     """A consumer of no group; of `topics` it has all partitions."""
     consumer = AIOKafkaConsumer(
-        *topics, bootstrap_servers=settings.kafka_servers(), group_id=None,
+        *topics, **kafka_options(settings), group_id=None,
         enable_auto_commit=False, auto_offset_reset="earliest", fetch_max_wait_ms=100,
         max_partition_fetch_bytes=FETCH_BYTES, fetch_max_bytes=FETCH_BYTES,
     )  # fmt: skip

@@ -23,6 +23,7 @@ from agents.platform.partition import TASK_OVERHEAD
 from agents.platform.producer import Producer
 from agents.platform.retry import Deadline
 from agents.platform.settings import Settings
+from agents.platform.tls import kafka_options
 from tests.conftest import Stack
 from tests.platform.topics import create_topic, expire
 
@@ -140,7 +141,7 @@ class Group:
         self.metrics = Metrics("test", version="0")
         runner = Runner(
             metrics=self.metrics,
-            servers=self.settings.kafka_servers(), group=self.topic, topics=[self.topic],
+            kafka=kafka_options(self.settings), group=self.topic, topics=[self.topic],
             make_worker=lambda partition, _, fail: Collecting(partition, log, fail),
             busy_limit=busy_limit, fetch_bytes=65536, gate=gate,
             consumer_options={"heartbeat_interval_ms": 300, **options},

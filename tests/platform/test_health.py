@@ -95,6 +95,26 @@ async def test_one_failing_check_makes_it_not_ready_and_names_it(health: Health,
     assert (await get("/health/live"))[0] == 200
 
 
+async def test_what_a_service_can_do_without_is_shown_and_changes_nothing(
+    health: Health, get: Get, clock: Clock
+) -> None:
+    health.add("redis", ill, advisory=True)
+    health.add("disk", fine)
+    status, body = await get("/health/ready")
+    assert (status, body["status"]) == (200, "ok")
+    assert body["checks"]["redis"]["ok"] is False
+    assert body["checks"]["redis"]["advisory"] is True
+    assert body["checks"]["redis"]["code"] == "RuntimeError"
+    assert "advisory" not in body["checks"]["disk"]
+    status, body = await get("/health")
+    assert (status, body["failing"], body["degraded"]) == (200, [], ["redis"])
+    health.remove("redis")
+    health.add("redis", fine, advisory=True)
+    assert (await get("/health"))[1]["degraded"] == []
+    status, body = await get("/health/ready")
+    assert "error" not in body["checks"]["redis"]
+
+
 async def test_a_check_that_hangs_fails_by_its_timeout(health: Health, get: Get) -> None:
     health.add("catalog", asyncio.Event().wait, timeout=0.01)
     status, body = await get("/health/ready")

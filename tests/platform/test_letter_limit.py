@@ -23,6 +23,7 @@ from agents.platform.producer import Producer
 from agents.platform.retry import Backoff, Deadline
 from agents.platform.service import StopSignal
 from agents.platform.settings import Settings
+from agents.platform.tls import kafka_options
 from agents.platform.topic_reader import read_topic
 from schemas.deadletters import DeadLetter, from_kafka
 from schemas.errors import FormatError, LucidError
@@ -204,7 +205,7 @@ async def run_data_plane(
     bench: Bench, letters: DeadLetters, seen: list[str], until: Callable[[], bool]
 ) -> None:
     runner = Runner(
-        servers=bench.settings.kafka_servers(), group=f"{bench.topic}.data", topics=[bench.topic],
+        kafka=kafka_options(bench.settings), group=f"{bench.topic}.data", topics=[bench.topic],
         make_worker=lambda _, __, fail: Refusing(letters, seen, fail),
         busy_limit=10**6, fetch_bytes=65536,
     )  # fmt: skip

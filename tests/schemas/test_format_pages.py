@@ -17,6 +17,7 @@ from schemas.commands import RecorderCommand
 from schemas.controls import Open
 from schemas.events import EVENT_TYPES
 from schemas.frames import MAX_PAYLOAD, Kind
+from schemas.live import LiveState
 from schemas.manifests import MAX_INTERRUPTIONS, MAX_RANGES, Manifest, Tally
 from schemas.progress import SessionProgress
 
@@ -95,6 +96,10 @@ def test_the_manifest_and_its_tally_are_described() -> None:
 )
 def test_a_documents_members_are_described(name: str, heading: str, model: type[Strict]) -> None:
     assert members(section(name, heading)) == model.model_fields.keys()
+
+
+def test_the_live_state_is_described() -> None:
+    assert members(page("live.md")) == LiveState.model_fields.keys()
 
 
 def test_the_claims_of_a_token_are_described() -> None:

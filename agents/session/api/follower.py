@@ -30,6 +30,7 @@ from agents.platform.hearing import Commits
 from agents.platform.retry import Backoff, Transient, retry, wait_stopped
 from agents.platform.service import StopSignal
 from agents.platform.settings import Settings
+from agents.platform.tls import kafka_options
 from agents.session.api.index import SessionIndex
 from schemas.errors import FormatError
 from schemas.events import RecordsExpired, SessionEvent, event_from_kafka
@@ -183,7 +184,7 @@ class Follower:
 
     async def _follow_once(self, stop: StopSignal) -> None:
         consumer = AIOKafkaConsumer(
-            bootstrap_servers=self._settings.kafka_servers(), group_id=None,
+            **kafka_options(self._settings), group_id=None,
             enable_auto_commit=False, auto_offset_reset="latest", fetch_max_wait_ms=POLL_MS,
         )  # fmt: skip
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
 
@@ -17,10 +17,12 @@ from agents.platform.hearing import Hearing
 from agents.platform.keys import load_trusted
 from agents.platform.producer import Producer
 from agents.platform.projections import wall_clock
+from agents.platform.redis_client import redis_if_set
 from agents.platform.retry import Permanent, Transient, Unreachable, wait_stopped
 from agents.platform.service import Part, Service, StopSignal, run_service
 from agents.platform.settings import Settings
 from agents.session.pipeline.keeper import SessionKeeper, Topics
+from agents.session.pipeline.live import LiveWriter
 from agents.session.pipeline.settings import PipelineSettings
 from schemas.events import (
     CommandDone,
@@ -95,11 +97,12 @@ class Watch:
 
 @asynccontextmanager
 async def build(service: Service) -> AsyncIterator[Sequence[Part]]:
-    """The pipeline's two parts: its event handlers and the watch."""
+    """The pipeline's parts: its event handlers, the watch, and the live state."""
     settings, section = service.settings, service.section
     assert isinstance(section, PipelineSettings)
     contract = load_contract(settings)
     async with (
+        AsyncExitStack() as resources,
         Catalog(settings) as catalog,
         Producer(settings, contract.limits, metrics=service.metrics) as producer,
         Hearing(
@@ -120,6 +123,11 @@ async def build(service: Service) -> AsyncIterator[Sequence[Part]]:
                         folder=str(settings.keys_dir))  # fmt: skip
         keeper = SessionKeeper(catalog, producer, events, topics, settings.host, trusted)
         watch = Watch(keeper, section, hearing.hears)
+        redis = redis_if_set(settings)
+        if redis is not None:
+            resources.push_async_callback(redis.close)
+        live = LiveWriter(redis)
+        service.health.add("redis", live.healthy, advisory=True)
 
         partitions = contract.topic("session.frames").partitions
 
@@ -129,6 +137,7 @@ async def build(service: Service) -> AsyncIterator[Sequence[Part]]:
             watch.heard(event)
             if not isinstance(event.data, CommandDone | CommandRefused):
                 await keeper.handle(event, (record.partition, record.offset))
+            live.heard(event)
 
         async def expired(lost: Expired) -> None:
             event = RecordsExpired(
@@ -142,4 +151,4 @@ async def build(service: Service) -> AsyncIterator[Sequence[Part]]:
         )
         control.consume(contract.topic("session.events").full_name, parse, handle)
         service.health.add("control", control.healthy)
-        yield [control, watch]
+        yield [control, watch, live]

@@ -17,6 +17,7 @@ from agents.platform.keys import load_identities, load_signer
 from agents.platform.producer import Producer
 from agents.platform.service import Part, Service, run_service
 from agents.platform.settings import Settings
+from agents.platform.tls import kafka_options
 from agents.session.processor.holding import HoldingBudget
 from agents.session.processor.metrics import ProcessorMetrics
 from agents.session.processor.outlet import Outlet
@@ -42,7 +43,7 @@ async def build(service: Service) -> AsyncIterator[Sequence[Part]]:
     async with Producer(settings, contract.limits, metrics=service.metrics) as producer:
         letters = open_letters(service, producer, contract)
         events = EventBus(producer, contract, service=NAME, host=settings.host, stop=service.stop)
-        outlet = Outlet(producer, letters, events, contract, settings.kafka_servers(), signer)
+        outlet = Outlet(producer, letters, events, contract, kafka_options(settings), signer)
         service.stop.on_set.append(outlet.close)
         guard = DiskGuard(
             settings.scratch_dir, stop=int(settings.min_free), resume=settings.resume_at,
@@ -60,7 +61,7 @@ async def build(service: Service) -> AsyncIterator[Sequence[Part]]:
                 return FramesWorker(partition, shared, fail)
 
             runner = Runner(
-                servers=settings.kafka_servers(),
+                kafka=kafka_options(settings),
                 group=f"{settings.topic_prefix}{NAME}",
                 topics=[contract.topic("session.frames").full_name],
                 make_worker=make_worker,

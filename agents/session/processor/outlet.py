@@ -7,6 +7,8 @@ member that takes a partition over finds the progress of just its sessions.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from typing import Any
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
@@ -44,13 +46,13 @@ class Outlet:
         letters: DeadLetters,
         events: EventBus,
         contract: Contract,
-        servers: str,
+        kafka: Mapping[str, Any],
         signer: Signer,
     ) -> None:
         self._producer = producer
         self._letters = letters
         self._events = events
-        self._servers = servers
+        self._kafka = dict(kafka)
         self._signer = signer
         self._chunks = contract.topic("session.chunks").full_name
         self._manifests = contract.topic("session.manifests").full_name
@@ -134,7 +136,7 @@ class Outlet:
         found: dict[bytes, SessionProgress | None] = {}
         place = TopicPartition(self._progress, partition)
         consumer = AIOKafkaConsumer(
-            bootstrap_servers=self._servers, enable_auto_commit=False, auto_offset_reset="earliest"
+            **self._kafka, enable_auto_commit=False, auto_offset_reset="earliest"
         )
         try:
             async with asyncio.timeout(READ_SECONDS) as patience:

@@ -20,6 +20,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from agents.platform.broker import unreachable
+from agents.platform.tls import kafka_options
 from agents.session.recorder.order import EndedElsewhere, Order, Outlet
 from agents.session.recorder.sequencer import Sequencer
 from agents.session.recorder.spool import Spool, SpoolHead
@@ -153,7 +154,7 @@ async def held_by_broker(outlet: Outlet, session: UUID, partition: int, since: i
     """
     place = TopicPartition(outlet.frames, partition)
     consumer = AIOKafkaConsumer(
-        bootstrap_servers=outlet.settings.kafka_servers(), client_id="lucid-resume",
+        **kafka_options(outlet.settings), client_id="lucid-resume",
         group_id=None, enable_auto_commit=False, auto_offset_reset="earliest",
         max_partition_fetch_bytes=4 * 1024**2,
     )  # fmt: skip

@@ -18,6 +18,7 @@ from agents.platform.keys import load_recipients, load_signer
 from agents.platform.metrics import Metrics
 from agents.platform.producer import Producer
 from agents.platform.settings import Settings
+from agents.platform.tls import kafka_options
 from agents.session.recorder.leftover import take_up
 from agents.session.recorder.order import Order, Outlet, SpoolOrder
 from agents.session.recorder.recording import Recording
@@ -92,7 +93,7 @@ async def follow_progress(settings: Settings, on_progress: OnProgress) -> None:
     """
     topic = load_contract(settings).topic("session.progress").full_name
     consumer = AIOKafkaConsumer(
-        topic, bootstrap_servers=settings.kafka_servers(), group_id=None, enable_auto_commit=False,
+        topic, **kafka_options(settings), group_id=None, enable_auto_commit=False,
         auto_offset_reset="latest",
     )  # fmt: skip
     try:

@@ -19,6 +19,7 @@ from agents.platform.eventbus import EventBus
 from agents.platform.producer import Producer
 from agents.platform.service import Part, Service, run_service
 from agents.platform.settings import Settings
+from agents.platform.tls import kafka_options
 from agents.session.storage.keeper import Keeper
 from agents.session.storage.metrics import StorageMetrics
 from agents.session.storage.rounds import make_scrub
@@ -73,7 +74,7 @@ async def build(service: Service) -> AsyncIterator[Sequence[Part]]:
                 return StorageWorker(partition, shared, fail)
 
             runner = Runner(
-                servers=settings.kafka_servers(),
+                kafka=kafka_options(settings),
                 group=f"{settings.topic_prefix}{NAME}",
                 topics=[contract.topic("session.chunks").full_name, manifests],
                 make_worker=make_worker,

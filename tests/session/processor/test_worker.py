@@ -22,6 +22,7 @@ from agents.platform.metrics import Metrics
 from agents.platform.producer import Producer
 from agents.platform.retry import BrokerUnreachable
 from agents.platform.settings import Settings
+from agents.platform.tls import kafka_options
 from agents.session.processor.holding import HoldingBudget
 from agents.session.processor.metrics import ProcessorMetrics
 from agents.session.processor.outlet import Outlet
@@ -55,8 +56,9 @@ class Processing:
     def outlet(self) -> Outlet:
         events = EventBus(self.producer, self.contract, service="processor", host="h")
         letters = DeadLetters(self.producer, topic=self.topic("dead.letters"), service="processor")
-        servers = self.settings.kafka_servers()
-        return Outlet(self.producer, letters, events, self.contract, servers, SIGNER)
+        return Outlet(
+            self.producer, letters, events, self.contract, kafka_options(self.settings), SIGNER
+        )
 
     @asynccontextmanager
     async def running(self, **options: int) -> AsyncIterator[Runner]:
@@ -69,7 +71,7 @@ class Processing:
                 ProcessorMetrics(registry, holding),
             )  # fmt: skip
             runner = Runner(
-                servers=self.settings.kafka_servers(), group=f"{self.settings.topic_prefix}p",
+                kafka=kafka_options(self.settings), group=f"{self.settings.topic_prefix}p",
                 topics=[self.topic("session.frames")], busy_limit=10**8, fetch_bytes=10**6,
                 make_worker=lambda place, _, fail: FramesWorker(place, shared, fail),
                 metrics=Metrics("processor", version="0"),
@@ -254,6 +256,6 @@ async def test_progress_of_a_broker_that_is_away_is_an_error_in_time(
     processing: Processing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outlet = processing.outlet()
-    monkeypatch.setattr(outlet, "_servers", "127.0.0.1:9")
+    monkeypatch.setitem(outlet._kafka, "bootstrap_servers", "127.0.0.1:9")
     with pytest.raises(BrokerUnreachable, match="progress of partition 3"):
         await outlet.read_progress(PARTITION)
