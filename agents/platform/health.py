@@ -27,10 +27,10 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import structlog
 from aiohttp import web
@@ -47,6 +47,8 @@ CHECK_SECONDS = 2.0
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 Check = Callable[[], Awaitable[object]]
+Answer = tuple[int, dict[str, object]]
+"""An HTTP status, and the members of a JSON object."""
 
 
 class PortTaken(LucidError):
@@ -165,6 +167,34 @@ class Health:
             results.append(Result("service", False, 0.0, "the service is stopping", "Stopping"))
         return results
 
+    # -- what is answered ---------------------------------------------------------------------
+
+    def _answer(self, ok: bool, body: dict[str, object]) -> Answer:
+        status = "ok" if ok else "failing"
+        return 200 if ok else 503, {"status": status, "service": self.service, **body}
+
+    async def live(self) -> Answer:
+        """Whether the event loop turns and the main task lives."""
+        return self._answer(self.alive, {})
+
+    async def readiness(self) -> Answer:
+        """Every check."""
+        results = await self.ready()
+        checks: dict[str, object] = {result.name: _without_name(result) for result in results}
+        ok = self.alive and not any(result.fails for result in results)
+        return self._answer(ok, {"checks": checks})
+
+    async def summary(self) -> Answer:
+        """What is running, and what fails."""
+        results = await self.ready()
+        return self._answer(self.alive and not any(result.fails for result in results), {
+            "version": self.version,
+            "uptime": round(self.uptime, 3),
+            "alive": self.alive,
+            "failing": [result.name for result in results if result.fails],
+            "degraded": [r.name for r in results if r.advisory and not r.ok],
+        })  # fmt: skip
+
     async def _run(self, name: str, check: Check, timeout: float, advisory: bool) -> Result:
         start = time.perf_counter()
         error = code = ""
@@ -183,41 +213,21 @@ class Health:
 def make_app(health: Health) -> web.Application:
     """The four routes."""
 
-    def answer(ok: bool, body: dict[str, object]) -> web.Response:
-        body = {"status": "ok" if ok else "failing", "service": health.service, **body}
-        return web.json_response(
-            body, status=200 if ok else 503, headers={"Cache-Control": "no-store"}
-        )
+    def responder(of: Callable[[], Awaitable[Answer]]) -> Callable[[web.Request], Any]:
+        async def respond(_: web.Request) -> web.Response:
+            status, body = await of()
+            return web.json_response(body, status=status, headers={"Cache-Control": "no-store"})
 
-    async def live(_: web.Request) -> web.Response:
-        return answer(health.alive, {})
-
-    async def ready(_: web.Request) -> web.Response:
-        results = await health.ready()
-        checks = {result.name: _without_name(result) for result in results}
-        return answer(health.alive and not any(r.fails for r in results), {"checks": checks})
-
-    async def summary(_: web.Request) -> web.Response:
-        results = await health.ready()
-        return answer(
-            health.alive and not any(result.fails for result in results),
-            {
-                "version": health.version,
-                "uptime": round(health.uptime, 3),
-                "alive": health.alive,
-                "failing": [result.name for result in results if result.fails],
-                "degraded": [r.name for r in results if r.advisory and not r.ok],
-            },
-        )
+        return respond
 
     async def metrics(_: web.Request) -> web.Response:
         body = await asyncio.to_thread(health.metrics.exposition)
         return web.Response(body=body, headers={"Content-Type": METRICS_TYPE})
 
     app = web.Application()
-    app.router.add_get("/health", summary)
-    app.router.add_get("/health/live", live)
-    app.router.add_get("/health/ready", ready)
+    app.router.add_get("/health", responder(health.summary))
+    app.router.add_get("/health/live", responder(health.live))
+    app.router.add_get("/health/ready", responder(health.readiness))
     app.router.add_get("/metrics", metrics)
     return app
 
@@ -232,6 +242,29 @@ def _without_name(result: Result) -> dict[str, object]:
     return fields
 
 
+@contextlib.contextmanager
+def announced(folder: Path, service: str, port: int) -> Iterator[None]:
+    """The port in use stands in a file of `folder` meanwhile."""
+    path = folder / f"{service}-{os.getpid()}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps({"service": service, "pid": os.getpid(), "port": port}))
+    part.replace(path)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+
+
+def port_taken(service: str, bind: str, port: int, error: OSError) -> PortTaken:
+    """The error of a port that cannot be listened on."""
+    return PortTaken(
+        f"cannot listen on {bind}:{port} ({error.strerror})",
+        hint=f"Set LUCID_{service.upper()}_PORT ; 0 picks a free one",
+    )
+
+
 class HealthServer:
     """Listens while it is entered; `port` is the one in use."""
 
@@ -239,7 +272,8 @@ class HealthServer:
         self._health = health
         self._bind = bind
         self.port = port
-        self._file = folder / f"{health.service}-{os.getpid()}.json"
+        self._folder = folder
+        self._announced = contextlib.ExitStack()
         self._runner = web.AppRunner(make_app(health), access_log=None, shutdown_timeout=0.5)
 
     async def __aenter__(self) -> Self:
@@ -249,23 +283,12 @@ class HealthServer:
             await site.start()
         except OSError as error:
             await self._runner.cleanup()
-            raise PortTaken(
-                f"cannot listen on {self._bind}:{self.port} ({error.strerror})",
-                hint=f"Set LUCID_{self._health.service.upper()}_PORT ; 0 picks a free one",
-            ) from error
+            raise port_taken(self._health.service, self._bind, self.port, error) from error
         self.port = self._runner.addresses[0][1]
-        self._announce()
+        self._announced.enter_context(announced(self._folder, self._health.service, self.port))
         log.info("listening", bind=self._bind, port=self.port)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            self._file.unlink()
+        self._announced.close()
         await self._runner.cleanup()
-
-    def _announce(self) -> None:
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        facts = {"service": self._health.service, "pid": os.getpid(), "port": self.port}
-        part = self._file.with_suffix(".part")
-        part.write_text(json.dumps(facts))
-        part.replace(self._file)

@@ -36,6 +36,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import structlog
@@ -106,6 +107,11 @@ class Service:
     port: int = 0
     """Where health and metrics listen, once they do."""
 
+    @property
+    def run_folder(self) -> Path:
+        """Where a service says which port it has."""
+        return self.settings.home / "run"
+
     async def wait_until(
         self, check: Callable[[], Awaitable[object]], seconds: float = START_WITHIN
     ) -> None:
@@ -115,6 +121,24 @@ class Service:
 
 Build = Callable[[Service], AbstractAsyncContextManager[Sequence[Part]]]
 Prepare = Callable[[Service], AbstractAsyncContextManager[None]]
+
+
+class Listening(Protocol):
+    """What answers on the service's port."""
+
+    @property
+    def port(self) -> int: ...
+
+
+Front = Callable[[Service], AbstractAsyncContextManager[Listening]]
+
+
+def health_front(service: Service) -> HealthServer:
+    """The front of a service that has nothing to answer but how it is."""
+    return HealthServer(
+        service.health, bind=service.settings.bind, port=service.section.port,
+        folder=service.run_folder,
+    )  # fmt: skip
 
 
 def version() -> str:
@@ -158,6 +182,7 @@ def run_service(
     build: Build,
     *,
     prepare: Prepare = with_broker,
+    front: Front = health_front,
 ) -> int:
     """Run a room until a signal comes; returns the exit status. Call it once, in `main`."""
     configure(name, settings.log_level)
@@ -168,24 +193,22 @@ def run_service(
     service.stop.on_set.append(killer.start)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(serve(service, build, prepare))
+            return runner.run(serve(service, build, prepare, front))
     finally:
         killer.cancel()
 
 
-async def serve(service: Service, build: Build, prepare: Prepare = with_broker) -> int:
+async def serve(
+    service: Service, build: Build, prepare: Prepare = with_broker, front: Front = health_front
+) -> int:
     """Run a service inside a running loop; returns the exit status."""
     log.info("starting", version=version(), pid=os.getpid())
     work = asyncio.create_task(_work(service, build, prepare))
     service.health.watch(work)
-    server = HealthServer(
-        service.health, bind=service.settings.bind, port=service.section.port,
-        folder=service.settings.home / "run",
-    )  # fmt: skip
     status = 0
     with _signals(service):
         try:
-            async with server:
+            async with front(service) as server:
                 service.port = server.port
                 await work
         except asyncio.CancelledError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
@@ -12,21 +12,33 @@ from agents.platform.blobs import Blobs
 from agents.platform.catalog import Catalog
 from agents.platform.contract import Contract
 from agents.platform.limiting import Limiter
+from agents.platform.live import LiveStates
 from agents.platform.revocation import Revocations
+from agents.platform.service import StopSignal
 from agents.platform.settings import Settings
 from agents.platform.tokens import TokenVerifier
 from agents.session.api.follower import Follower
-from agents.session.api.index import SessionIndex
+from agents.session.api.index import Row, SessionIndex
 from agents.session.api.problems import ApiProblem, Code
 from agents.session.api.settings import ApiSettings
+from schemas.access import Claims, sees
 
 if TYPE_CHECKING:
     from agents.session.api.reading import Reading
+    from agents.session.api.streams import Slots
+    from agents.session.api.verifying import Verifications
+
+
+@dataclass(slots=True)
+class Newest:
+    """The number of a page of the audit view that is not there yet, as far as was looked."""
+
+    newest: int = 0
 
 
 @dataclass(frozen=True)
 class Api:
-    """Everything behind the routes. audit_room: entries that may wait for the broker."""
+    """Everything behind the routes."""
 
     settings: Settings
     section: ApiSettings
@@ -40,7 +52,15 @@ class Api:
     revocations: Revocations
     limiter: Limiter
     audit: Audit
-    audit_room: int = 10_000
+    live: LiveStates
+    streams: Slots
+    verifications: Verifications
+    stop: StopSignal
+    audit_pages: Newest = field(default_factory=lambda: Newest())
+
+    def sees(self, claims: Claims, row: Row) -> bool:
+        """Whether a session is in the scope of the claims."""
+        return sees(claims, row.owner, row.project)
 
 
 def api_of(request: Request) -> Api:

@@ -14,7 +14,7 @@ from uuid import UUID
 from fastapi import Depends, Path, Request
 
 from agents.platform.audit import AuditFull
-from agents.platform.revocation import RevocationsUnknown, TokenRevoked
+from agents.platform.revocation import RevocationsUnknown
 from agents.platform.tokens import TokenRefused
 from agents.session.api.context import Api, api_of
 from agents.session.api.index import Row
@@ -74,9 +74,9 @@ async def reader(request: Request) -> Reader:
     address = request.client.host if request.client else ""
     try:
         claims = await _claims(api, request)
-    except ApiProblem as problem:
+    except ApiProblem as refusal:
         await _limit(api, request, f"address {address}", route)
-        _denied(api, request, permission, problem, Actor("", "anonymous", address))
+        _denied(api, request, permission, refusal, Actor("", "anonymous", address))
         raise
     actor = Actor(
         name_of(claims.subject), "api", address, tuple(role.value for role in claims.roles)
@@ -90,7 +90,7 @@ async def reader(request: Request) -> Reader:
         _denied(api, request, permission, problem, actor)
         raise problem
     await _limit(api, request, claims.subject, route)
-    if api.audit.waiting >= api.audit_room:
+    if api.audit.full:
         raise ApiProblem(
             Code.UNAVAILABLE, "the audit trail does not take any more entries at the moment",
             headers={"Retry-After": "2"},
@@ -108,7 +108,7 @@ async def _claims(api: Api, request: Request) -> Claims:
     try:
         claims = api.tokens.verify(token)
         await api.revocations.check(claims.jti)
-    except (TokenRefused, TokenRevoked) as error:
+    except TokenRefused as error:
         raise ApiProblem(
             Code.UNAUTHENTICATED, str(error), details={"cause": error.code},
             headers={"WWW-Authenticate": 'Bearer realm="lucid", error="invalid_token"'},
@@ -128,7 +128,7 @@ async def _limit(api: Api, request: Request, subject: str, route: str) -> None:
     if not allowance.allowed:
         raise ApiProblem(
             Code.RATE_LIMITED, f"{allowance.limit} requests a minute are allowed here",
-            headers={"Retry-After": str(max(1, round(allowance.reset_seconds)))},
+            headers=allowance.headers(),
         )  # fmt: skip
 
 

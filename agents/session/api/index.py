@@ -26,7 +26,8 @@ _TABLE = """
 CREATE TABLE sessions (
   session TEXT PRIMARY KEY, state TEXT NOT NULL, owner TEXT NOT NULL, project TEXT NOT NULL,
   host TEXT NOT NULL, started INTEGER NOT NULL, ended INTEGER NOT NULL,
-  stored_bytes INTEGER NOT NULL, records INTEGER NOT NULL, body BLOB NOT NULL
+  stored_bytes INTEGER NOT NULL, records INTEGER NOT NULL, chunks INTEGER NOT NULL,
+  body BLOB NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX by_started ON sessions (started, session);
 CREATE INDEX by_ended ON sessions (ended, session);
@@ -46,6 +47,7 @@ class Row:
     owner: str
     project: str
     state: str
+    chunks: int
     body: bytes
 
 
@@ -104,7 +106,7 @@ class SessionIndex:
         """Take the newest documents of sessions."""
         self._database.execute("BEGIN")
         self._database.executemany(
-            "INSERT OR REPLACE INTO sessions VALUES (?,?,?,?,?,?,?,?,?,?)",
+            "INSERT OR REPLACE INTO sessions VALUES (?,?,?,?,?,?,?,?,?,?,?)",
             [_row(item_of(document)) for document in documents],
         )
         self._database.execute("COMMIT")
@@ -126,7 +128,7 @@ class SessionIndex:
     def get(self, session: str) -> Row | None:
         """A session's row."""
         found = self._database.execute(
-            "SELECT session, owner, project, state, body FROM sessions WHERE session = ?",
+            "SELECT session, owner, project, state, chunks, body FROM sessions WHERE session = ?",
             (session,),
         ).fetchone()
         return None if found is None else Row(*found)
@@ -215,6 +217,6 @@ def id_time(session: str) -> int:
 
 def _row(item: Mapping[str, Any]) -> tuple[Any, ...]:
     names = ("session", "state", "owner", "project", "host", "started")
-    ended = item["ended"] or 0
+    sizes = (item["stored_bytes"], item["records"], item["chunks"])
     body = json.dumps(item, separators=(",", ":"), ensure_ascii=False).encode()
-    return (*(item[name] for name in names), ended, item["stored_bytes"], item["records"], body)
+    return (*(item[name] for name in names), item["ended"] or 0, *sizes, body)

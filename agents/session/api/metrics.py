@@ -1,0 +1,27 @@
+"""The API's own metrics."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+
+class ApiMetrics:
+    """Requests by route and status, streams, and sessions that can be listed."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.requests = Counter(
+            "lucid_api_requests", "Requests answered", ["route", "method", "status"],
+            registry=registry,
+        )  # fmt: skip
+        self.seconds = Histogram(
+            "lucid_api_request_seconds", "From a request to the end of its answer", ["route"],
+            registry=registry,
+        )  # fmt: skip
+        self.refused = Counter(
+            "lucid_api_requests_refused", "Requests refused, by Lucid's code", ["code"],
+            registry=registry,
+        )  # fmt: skip
+        self.streams = Gauge("lucid_api_streams", "Live streams now", registry=registry)
+        self.indexed = Gauge(
+            "lucid_api_sessions_indexed", "Sessions that can be listed", registry=registry
+        )
