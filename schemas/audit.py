@@ -16,7 +16,7 @@ from pydantic import Field
 from schemas.canonical import Strict
 from schemas.controls import Reason
 from schemas.envelope import Event, InvalidEvent
-from schemas.manifests import Count
+from schemas.manifests import Count, Hex32
 
 Name = Annotated[str, Field(min_length=1, max_length=300)]
 
@@ -67,12 +67,41 @@ class ProjectionRebuilt(Strict):
     events: Count
 
 
+class LegalHoldSet(Strict):
+    """Somebody forbade to delete a session, those of a project, or, with neither, anything."""
+
+    session: str | None
+    project: Name | None
+    reason: Reason
+
+
+class LegalHoldReleased(Strict):
+    """Somebody lifted a legal hold."""
+
+    session: str | None
+    project: Name | None
+    reason: Reason
+
+
+class ErasureBegun(Strict):
+    """Somebody had a session's content or metadata deleted. record: SHA-256 of its record."""
+
+    session: str
+    stage: Name
+    scope: Name
+    keep_days: Count
+    record: Hex32
+
+
 AUDIT_TYPES: dict[str, type[Strict]] = {
     "lucid.audit.letter_replayed.v1": LetterReplayed,
     "lucid.audit.letter_discarded.v1": LetterDiscarded,
     "lucid.audit.session_replayed.v1": SessionReplayed,
     "lucid.audit.chunks_repaired.v1": ChunksRepaired,
     "lucid.audit.projection_rebuilt.v1": ProjectionRebuilt,
+    "lucid.audit.hold_set.v1": LegalHoldSet,
+    "lucid.audit.hold_released.v1": LegalHoldReleased,
+    "lucid.audit.erasure_begun.v1": ErasureBegun,
 }
 
 
