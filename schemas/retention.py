@@ -12,7 +12,7 @@ forbids everything, whatever the policy says.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -134,10 +134,12 @@ def audit_cutoff(policies: Policies, now: int) -> int | None:
 class Hold(Strict):
     """A legal hold: on one session, on all of a project, or, with neither, on everything.
 
-    A record of the compacted topic `session.holds`; its key is `name`. set_at: microseconds.
+    A record of the compacted topic `session.holds`; its key is `id`. set_at: microseconds.
+    Holds of two cases on one session are two: to release one leaves the other.
     """
 
     version: Literal[1] = 1
+    id: Annotated[str, Field(pattern=r"^hold-[0-9a-f]{12}$")]
     session: SessionId | None = None
     project: Annotated[Text, Field(min_length=1, max_length=300)] | None = None
     reason: Reason
@@ -151,8 +153,8 @@ class Hold(Strict):
         return self
 
     @property
-    def name(self) -> str:
-        """`session/ID`, `project/NAME` or `everything`: there is one hold of a name."""
+    def scope(self) -> str:
+        """`session/ID`, `project/NAME` or `everything`."""
         if self.session is not None:
             return f"session/{self.session}"
         return EVERYTHING if self.project is None else f"project/{self.project}"
@@ -165,9 +167,9 @@ class Hold(Strict):
 
 
 def holding(holds: Iterable[Hold], session: str, project: str) -> list[Hold]:
-    """The holds that cover a session, by name."""
+    """The holds that cover a session, by id."""
     found = [hold for hold in holds if hold.covers(session, project)]
-    return sorted(found, key=lambda hold: hold.name)
+    return sorted(found, key=lambda hold: hold.id)
 
 
 # The plan ---------------------------------------------------------------------------------------
@@ -179,14 +181,15 @@ Action = Literal["erase", "held", "blocked", "wait", "finish"]
 class Candidate:
     """What is known of a session.
 
-    settled_at: wall time in microseconds, None while it is not settled. last_time: event time
-    of its last record. erased: stages whose record is written; finished: stages of which
-    nothing holds anything any more. damage: why it should not be touched. size: bytes of its
-    content. waiting: what still holds something of it.
+    project: None if nobody knows it any more, so that nothing decides. settled_at: wall time
+    in microseconds, None while it is not settled. last_time: event time of its last record.
+    erased: stages whose record is written; finished: stages of which nothing holds anything
+    any more. damage: why it should not be touched. size: bytes of its content. waiting: what
+    still holds something of a stage that is erased.
     """
 
     session: str
-    project: str
+    project: str | None
     state: str
     settled_at: int | None
     last_time: int | None
@@ -194,7 +197,7 @@ class Candidate:
     erased: frozenset[Stage] = frozenset()
     finished: frozenset[Stage] = frozenset()
     damage: Sequence[str] = ()
-    waiting: Sequence[str] = ()
+    waiting: Mapping[Stage, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +205,7 @@ class Row:
     """What is to be done with one stage of one session, and why.
 
     action: `erase`; `finish` an erasure that was begun; `wait` for the broker; `held` by a
-    hold; `blocked` by damage. due: microseconds.
+    hold; `blocked` by damage, which somebody may overrule if `forceable`. due: microseconds.
     """
 
     session: str
@@ -215,6 +218,7 @@ class Row:
     size: int
     why: str = ""
     held_by: Sequence[str] = ()
+    forceable: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """The row as `lucid retention plan --json` prints it."""
@@ -245,7 +249,7 @@ def make_plan(
     candidates: Iterable[Candidate], policies: Policies, holds: Iterable[Hold], now: int
 ) -> Plan:
     """The same plan for the same arguments, whatever their order."""
-    known = sorted(holds, key=lambda hold: hold.name)
+    known = sorted(holds, key=lambda hold: hold.id)
     rows = [
         row
         for one in sorted(candidates, key=lambda one: one.session)
@@ -261,31 +265,31 @@ def _rows(one: Candidate, policies: Policies, holds: Sequence[Hold], now: int) -
     ended = session_end(one.settled_at, one.last_time)
     rows = []
     for stage in STAGES:
-        rule = policies.rule(stage, one.session, one.project)
+        project = one.project or ""
+        rule = policies.rule(stage, one.session, project)
         due = due_at(ended, rule.keep)
         begun = stage in one.erased
         if stage in one.finished or (not begun and (due is None or now < due)):
             continue
-        row = Row(one.session, one.project, stage, "erase", ended, due or ended, rule,
+        row = Row(one.session, project, stage, "erase", ended, due or ended, rule,
                   one.size if stage == "content" else 0)  # fmt: skip
-        rows.append(_judged(row, one, holding(holds, one.session, one.project), begun))
+        rows.append(_judged(row, one, holding(holds, one.session, project), begun))
     return rows
 
 
 def _judged(row: Row, one: Candidate, held: Sequence[Hold], begun: bool) -> Row:
     """What becomes of a row: a hold comes first, but for what is destroyed already."""
 
-    def with_action(action: Action, why: str, by: Sequence[str] = ()) -> Row:
-        return Row(row.session, row.project, row.stage, action, row.ended, row.due, row.rule,
-                   row.size, why, by)  # fmt: skip
-
-    if begun and one.waiting:
-        return with_action("wait", "; ".join(one.waiting))
+    if begun and one.waiting.get(row.stage):
+        return replace(row, action="wait", why="; ".join(one.waiting[row.stage]))
     if begun:
-        return with_action("finish", "its erasure was begun")
+        return replace(row, action="finish", why="its erasure was begun")
     if held:
-        return with_action("held", held[0].reason, [hold.name for hold in held])
+        by = [hold.id for hold in held]
+        return replace(row, action="held", why=held[0].reason, held_by=by)
+    if one.project is None:
+        return replace(row, action="blocked", why="nobody knows its project")
     if one.damage:
-        return with_action("blocked", "; ".join(one.damage))
+        return replace(row, action="blocked", why="; ".join(one.damage), forceable=True)
     moment = datetime.fromtimestamp(row.due / 1e6, UTC).strftime("%Y-%m-%d")
-    return with_action("erase", f"due since {moment}")
+    return replace(row, why=f"due since {moment}")

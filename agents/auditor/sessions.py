@@ -189,8 +189,8 @@ class SessionSummary:
     """A line of `lucid sessions list`; its fields are those of the JSON.
 
     started: event time in microseconds. seconds: from the first record to the newest known
-    one. frames: null until the session is processed. stored_bytes: of the chunk files.
-    complete: null until it is known.
+    one. frames: null until the session is processed. stored_bytes: of the chunk files, as long
+    as they are there. complete: null until it is known. erased: how far which erasure is.
     """
 
     session: str
@@ -205,6 +205,7 @@ class SessionSummary:
     host: str
     owner: str
     codec: str
+    erased: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -288,6 +289,7 @@ def summarize(session: str, state: Mapping[str, Any], manifest: Manifest | None)
         host=manifest.host if manifest else opened.get("host", ""),
         owner=manifest.owner if manifest else opened.get("owner", ""),
         codec=manifest.codec if manifest else opened.get("codec", ""),
+        erased=dict(state.get("erasures") or {}),
     )
 
 

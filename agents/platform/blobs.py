@@ -99,9 +99,13 @@ class Blobs:
         self._refuse_erased(session, name)
         return stored
 
+    def erased(self, session: str) -> bool:
+        """Whether a record says that the session's content was erased."""
+        return (self.folder(session) / ERASED_CONTENT).exists()
+
     def stays(self, session: str, name: str) -> bool:
         """Whether the session's folder may have a file of this name."""
-        if name in LEFT or not (self.folder(session) / ERASED_CONTENT).exists():
+        if name in LEFT or not self.erased(session):
             return True
         if name not in (MANIFEST, HEADERS):
             return False
@@ -132,6 +136,28 @@ class Blobs:
                 hint=f"Look at the disk of {self.root}",
             ) from error
         return True
+
+    def destroy(self, session: str, name: str) -> bool:
+        """Overwrite a file where it is, then remove it; whether there was one.
+
+        Disks and file systems that write elsewhere keep the former blocks until they reuse
+        them. Raises StoreFailed.
+        """
+        path = self.path(session, name)
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise StoreFailed(
+                f"cannot destroy {name} of session {session}: {error.strerror or error}"
+            ) from error
+        try:
+            os.pwrite(descriptor, bytes(os.fstat(descriptor).st_size), 0)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        return self.remove(session, name)
 
     def _put(self, folder: Path, name: str, data: bytes) -> bool:
         final = folder / name

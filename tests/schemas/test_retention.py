@@ -40,17 +40,21 @@ POLICIES = st.builds(
 )  # fmt: skip
 
 
-def hold(session: str | None = None, project: str | None = None) -> Hold:
-    return Hold(session=session, project=project, reason="case 7", set_by="ada", set_at=1)
+def hold(session: str | None = None, project: str | None = None, number: int = 0) -> Hold:
+    return Hold(
+        id=f"hold-{number:012x}", session=session, project=project, reason="case 7",
+        set_by="ada", set_at=1,
+    )  # fmt: skip
 
 
 HOLDS = st.lists(
     st.one_of(
-        st.builds(hold, session=st.sampled_from(IDS)),
-        st.builds(hold, project=st.sampled_from(PROJECTS[1:])),
-        st.just(hold()),
+        st.builds(hold, session=st.sampled_from(IDS), number=st.integers(0, 9)),
+        st.builds(hold, project=st.sampled_from(PROJECTS[1:]), number=st.integers(10, 19)),
+        st.builds(hold, number=st.integers(20, 29)),
     ),
     max_size=3,
+    unique_by=lambda one: one.id,
 )
 AGES = st.integers(0, 400 * DAY)
 CANDIDATES = st.lists(
@@ -63,7 +67,7 @@ CANDIDATES = st.lists(
         last_time=st.none() | AGES.map(lambda age: NOW - age),
         damage=st.sampled_from([(), ("chunk 3 is rotten",)]),
         erased=st.sampled_from([frozenset(), frozenset({"content"})]),
-        waiting=st.sampled_from([(), ("session.frames",)]),
+        waiting=st.sampled_from([{}, {"content": ["session.frames"]}]),
     ),
     unique_by=lambda one: one.session,
 )
@@ -158,8 +162,10 @@ def test_other_periods_are_refused(text: Any) -> None:
 
 
 def test_a_hold_is_on_a_session_a_project_or_everything() -> None:
-    on_session, on_project, on_all = hold(IDS[0]), hold(project="ada"), hold()
-    assert [one.name for one in (on_session, on_project, on_all)] == [
+    on_session, on_project, on_all = (
+        hold(IDS[0], number=3), hold(project="ada", number=2), hold(number=1)
+    )  # fmt: skip
+    assert [one.scope for one in (on_session, on_project, on_all)] == [
         f"session/{IDS[0]}", "project/ada", "everything",
     ]  # fmt: skip
     assert holding([on_session, on_project, on_all], IDS[0], "ada") == [
@@ -179,7 +185,7 @@ def test_what_was_begun_is_finished_or_waits_also_under_a_hold() -> None:
     assert [(row.stage, row.action) for row in plan.rows] == [("content", "finish")]
     waits = Candidate(
         IDS[0], "", "completed", settled_at=NOW, last_time=None, erased=frozenset({"content"}),
-        waiting=("session.frames holds it",),
+        waiting={"content": ["session.frames holds it"]},
     )  # fmt: skip
     assert [row.why for row in make_plan([waits], Policies(), [], NOW).of("wait")] == [
         "session.frames holds it"
@@ -197,10 +203,10 @@ def test_rows_say_why() -> None:
     rotten = Candidate(IDS[1], "", "incomplete", old, None, size=8, damage=("chunk 3 is rotten",))
     plan = make_plan([rotten, held], Policies(), [hold(project="ada")], NOW)
     assert [(row.action, row.why, list(row.held_by), row.size) for row in plan.rows] == [
-        ("held", "case 7", ["project/ada"], 7), ("held", "case 7", ["project/ada"], 0),
+        ("held", "case 7", ["hold-000000000000"], 7), ("held", "case 7", ["hold-000000000000"], 0),
         ("blocked", "chunk 3 is rotten", [], 8), ("blocked", "chunk 3 is rotten", [], 0),
     ]  # fmt: skip
-    assert plan.rows[0].as_json()["held_by"] == ["project/ada"]
+    assert plan.rows[0].as_json()["held_by"] == ["hold-000000000000"]
     assert plan.rows[0].as_json()["keep"] == "30d"
 
 
