@@ -7,7 +7,7 @@
     conflicts   {_id: "<session>:<what>:<hash>", …}                                      insert only
     findings    {_id: "<session>:<file>", verdict, …, resolved_at: null while open}      by version
     erasures    {_id: "<session>:<stage>", state, ends, …}                               by version
-    retention   {_id: "holds", holds, claims, offset}                                    by version
+    retention   {_id: "holds:<version>", holds, claims, offset}                          insert only
 
 A projection's name, such as `sessions`, stands for the collection that holds it at present,
 `sessions.0` at first; `lucid projections rebuild` changes it (agents/platform/projections.py).

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
@@ -27,8 +28,8 @@ HOLDERS: Mapping[Stage, Sequence[str]] = {
 }
 """Topics that may hold something of a stage until their retention is over."""
 FETCH_BYTES = 4 * 1024**2
-Ends = Mapping[str, Mapping[str, int]]
-"""By topic and partition, in text: the offset behind the last record that may be the session's."""
+Ends = Sequence[Mapping[str, Any]]
+"""Of each topic and partition the offset (`end`) behind the last record that may be its own."""
 
 
 class BrokerView:
@@ -52,13 +53,16 @@ class BrokerView:
             return [TopicPartition(entry.full_name, partition)]
         return [TopicPartition(entry.full_name, one) for one in range(entry.partitions)]
 
-    async def ends(self, stage: Stage, partition: int | None) -> dict[str, dict[str, int]]:
+    async def ends(self, stage: Stage, partition: int | None) -> list[dict[str, Any]]:
         """Where the topics end now: everything of the session is before that."""
-        found: dict[str, dict[str, int]] = {}
+        found: list[dict[str, Any]] = []
         for topic in HOLDERS[stage]:
             places = self._places(topic, partition)
             ends = await self._consumer.end_offsets(places)
-            found[topic] = {str(place.partition): ends[place] for place in places}
+            found += [
+                {"topic": topic, "partition": place.partition, "end": ends[place]}
+                for place in places
+            ]
         return found
 
     async def holds(self, ends: Ends, since: int) -> list[str]:
@@ -67,17 +71,17 @@ class BrokerView:
         since: microseconds at which they were taken down.
         """
         waiting = []
-        for topic, partitions in ends.items():
+        for one in ends:
+            topic, partition, end = str(one["topic"]), int(one["partition"]), int(one["end"])
             entry = self._contract.topic(topic)
-            for text, end in partitions.items():
-                place = TopicPartition(entry.full_name, int(text))
-                if place not in self._firsts:
-                    self._firsts.update(await self._consumer.beginning_offsets([place]))
-                if self._firsts[place] < end:
-                    until = datetime.fromtimestamp(since / 1e6 + entry.retention_ms / 1e3, UTC)
-                    waiting.append(
-                        f"{topic}/{text} holds records before {end}, until about {until:%Y-%m-%d}"
-                    )
+            place = TopicPartition(entry.full_name, partition)
+            if place not in self._firsts:
+                self._firsts.update(await self._consumer.beginning_offsets([place]))
+            if self._firsts[place] < end:
+                until = datetime.fromtimestamp(since / 1e6 + entry.retention_ms / 1e3, UTC)
+                waiting.append(
+                    f"{topic}/{partition} holds records before {end}, until about {until:%Y-%m-%d}"
+                )
         return waiting
 
     async def has_progress(self, session: str, partition: int | None) -> bool:

@@ -326,7 +326,7 @@ class Eraser:
             if document["state"] != "erased":
                 await self.events.emit(SessionErased(session=row.session, stage=row.stage),
                                        row.session)  # fmt: skip
-                await self._note_change(document, state="erased", ends={})
+                await self._note_change(document, state="erased", ends=[])
             return Done(row.session, row.stage, "erased", size=size)
         if row.stage == "content" and self.clock() - document["entombed"] >= AGAIN:
             await self.broker.entomb(row.session, document["partition"])

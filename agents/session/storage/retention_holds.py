@@ -5,14 +5,17 @@
     begun = await register.set_hold(hold)      returns once it is in force
     forbidding = await register.claim(session, project)
 
-The topic is compacted and kept for ever, so that a catalog that is lost loses no hold. One
-document decides between a hold and an erasure, by compare-and-set: an erasure claims its
-session there before it touches anything, and gets no claim while a hold covers it; a hold
-that comes behind a claim is told so.
+The topic is compacted and kept for ever, so that a catalog that is lost loses no hold. What
+decides between a hold and an erasure is a row of documents, one for each change: an erasure
+claims its session there before it touches anything, and gets no claim while a hold covers it;
+a hold that comes behind a claim is told so.
 
-    retention  {_id: "holds", version, offset, holds: [{id, offset, hold}], claims: [{session, at}]}
+    retention  {_id: "holds:<version>", version, offset, holds: [{id, offset, hold}],
+                claims: [{session, at}]}
 
-offset: behind the last record of the topic that is in here; hold: canonical JSON.
+offset: behind the last record of the topic that is in here; hold: canonical JSON. Whoever
+inserts the next version was first: a unique `_id` is the one thing that every catalog decides
+atomically. (FerretDB 1.24 lets two replacements of the same version both succeed.)
 
 LucidError
 ├── NoSuchHold        there is no hold of that id
@@ -42,8 +45,9 @@ log = structlog.get_logger(__name__)
 
 TOPIC = "session.holds"
 COLLECTION = "retention"
-KEY = "holds"
-TRIES = 50
+PREFIX = "holds:"
+KEPT = 100  # versions
+TRIES = 200
 FETCH_BYTES = 1024**2
 
 
@@ -80,7 +84,7 @@ class State:
 
     def document(self) -> Document:
         return {
-            "_id": KEY, "version": self.version, "offset": self.offset,
+            "_id": f"{PREFIX}{self.version}", "version": self.version, "offset": self.offset,
             "holds": [
                 {"id": one.hold.id, "offset": one.offset, "hold": encode(one.hold).decode()}
                 for one in self.entries
@@ -113,8 +117,29 @@ class Register:
         self._topic = contract.topic(TOPIC).full_name
 
     async def state(self) -> State:
-        """The catalog's document as it is."""
-        return read_state(await self._catalog.get(COLLECTION, KEY))
+        """The newest version."""
+        while versions := await self._versions():
+            document = await self._catalog.get(COLLECTION, f"{PREFIX}{versions[-1]}")
+            if document is not None:
+                return read_state(document)
+        return State()
+
+    async def _versions(self) -> list[int]:
+        ids = await self._catalog.ids(COLLECTION)
+        return sorted(int(one.removeprefix(PREFIX)) for one in ids if one.startswith(PREFIX))
+
+    async def _put(self, before: State, after: State) -> bool:
+        """Insert the version behind `before`; whether nobody else had."""
+        if not await self._catalog.insert(COLLECTION, after.document()):
+            return False
+        versions = await self._versions()
+        if before.version and before.version not in versions:
+            # So long ago that it was cleaned away: others have gone on, and this counts nothing.
+            await self._catalog.delete(COLLECTION, f"{PREFIX}{after.version}")
+            return False
+        for old in versions[:-KEPT]:
+            await self._catalog.delete(COLLECTION, f"{PREFIX}{old}")
+        return True
 
     async def sync(self) -> State:
         """Make the document what the topic says, and give back a topic what it lost."""
@@ -202,7 +227,7 @@ class Register:
             if after == before and before.version:
                 return before
             after = replace(after, version=before.version + 1)
-            if await self._catalog.put_version(COLLECTION, after.document()):
+            if await self._put(before, after):
                 return after
         raise Contended("the holds were changed by others again and again", retry_after=1)
 
