@@ -26,6 +26,7 @@ import os
 import re
 import secrets
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from agents.platform.points import point
@@ -206,7 +207,8 @@ class Blobs:
             ) from error
         finally:
             temporary.unlink(missing_ok=True)
-        self._refuse_erased(f"{session}/{CONFLICTS}", aside)
+        with suppress(SessionErased):
+            self._refuse_erased(f"{session}/{CONFLICTS}", aside)
         self._refuse_erased(session, name)
 
     def get(self, session: str, name: str) -> bytes:

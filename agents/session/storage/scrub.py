@@ -141,7 +141,7 @@ class Scrubber:
             return _Known(None, 0, 0)
         state = await self.catalog.get("sessions", session) or {}
         entry = await self.catalog.get("manifests", session)
-        note = await self._run(self.blobs.find, session, ERASED_CONTENT)
+        note = await self._run(self._record, session)
         if note is not None:
             forgotten = self.blobs.path(session, ERASED_METADATA).exists()
             return _Known(entry, 0, 0, wanted_left(note, forgotten, entry))
@@ -154,6 +154,13 @@ class Scrubber:
         while await self.catalog.get("chunks", f"{session}:{indexes}") is not None:
             indexes += 1
         return _Known(entry, indexes, counted)
+
+    def _record(self, session: str) -> bytes | None:
+        """The record that the session was erased; empty if the disk does not give it."""
+        try:
+            return self.blobs.find(session, ERASED_CONTENT)
+        except StoreFailed:
+            return b"" if self.blobs.erased(session) else None
 
     def _names(self, session: str) -> list[str]:
         """What is in a session's folder, and in its `conflicts`; of the root, what is no session's.
