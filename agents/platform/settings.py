@@ -104,7 +104,9 @@ class Section(BaseSettings):
         try:
             return cls(**overrides)
         except UnreadableVariable as error:
-            raise SettingsError(f"{error}", hint="Give it as JSON") from error
+            names = [name for name in cls.model_fields if f'"{name}"' in str(error)]
+            variable = f"{cls.model_config['env_prefix']}{''.join(names[:1]).upper()}"
+            raise SettingsError(f"{variable} is not JSON", hint="See docs/settings.md") from error
         except ValidationError as error:
             first = error.errors()[0]
             name = ".".join(str(part) for part in first["loc"]) or "settings"

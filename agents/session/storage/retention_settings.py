@@ -8,14 +8,22 @@ session."019b76da-a800-7000-8000-00000000c105" = {chunks = "365d"}
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic_settings import SettingsConfigDict
 
 from agents.platform.settings import Section
-from schemas.events import SessionId
+from schemas.errors import FormatError
 from schemas.retention import Keep, Periods, Policies
+from schemas.sessions import parse_session_id
+
+
+def _session(text: str) -> str:
+    try:
+        return str(parse_session_id(text))
+    except FormatError as error:
+        raise ValueError(error.what) from error
 
 
 class RetentionSettings(Section):
@@ -30,7 +38,9 @@ class RetentionSettings(Section):
     project: dict[str, Periods] = Field(
         {}, description="For each project its own `sessions` and `chunks`"
     )
-    session: dict[SessionId, Periods] = Field({}, description="The same for single sessions")
+    session: dict[Annotated[str, AfterValidator(_session)], Periods] = Field(
+        {}, description="The same for single sessions"
+    )
 
     @property
     def policies(self) -> Policies:
