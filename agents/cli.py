@@ -20,6 +20,7 @@ from agents.run import run
 from agents.session.processor import commands as processor
 from agents.session.recorder import commands as recorder
 from agents.session.storage import commands as storage
+from agents.session.storage import hold_commands, retention_commands
 from schemas.errors import LucidError
 
 app = typer.Typer(
@@ -37,6 +38,8 @@ app.add_typer(recorder.app, name="recorder", help="Tell recorders what to do")
 app.add_typer(auditor.sessions_app, name="sessions", help="List and show recorded sessions")
 app.add_typer(projection_commands.app, name="projections", help="Rebuild views from their events")
 app.add_typer(token_commands.app, name="token", help="Issue and revoke access to the read API")
+app.add_typer(retention_commands.app, name="retention", help="Delete what policies do not keep")
+app.add_typer(hold_commands.app, name="hold", help="Forbid deleting, whatever policies say")
 app.command("record")(recorder.record)
 app.command("run")(run)
 app.command("scrub")(storage.scrub)

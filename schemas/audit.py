@@ -25,7 +25,7 @@ from schemas.canonical import Strict, decode, encode
 from schemas.controls import Reason
 from schemas.envelope import Event, InvalidEvent
 from schemas.errors import FormatError
-from schemas.manifests import Count
+from schemas.manifests import Count, Hex32
 
 MAX_NAME = 300
 MAX_ROLES = 50
@@ -196,6 +196,32 @@ class SessionVerified(Strict):
     unchecked: Count
 
 
+class LegalHoldSet(Strict):
+    """Somebody forbade to delete a session, those of a project, or, with neither, anything."""
+
+    session: str | None
+    project: Name | None
+    reason: Reason
+
+
+class LegalHoldReleased(Strict):
+    """Somebody lifted a legal hold."""
+
+    session: str | None
+    project: Name | None
+    reason: Reason
+
+
+class ErasureBegun(Strict):
+    """Somebody had a session's content or metadata deleted. record: SHA-256 of its record."""
+
+    session: str
+    stage: Name
+    scope: Name
+    keep_days: Count
+    record: Hex32
+
+
 AUDIT_TYPES: dict[str, type[Strict]] = {
     "lucid.audit.letter_replayed.v1": LetterReplayed,
     "lucid.audit.letter_discarded.v1": LetterDiscarded,
@@ -209,6 +235,9 @@ AUDIT_TYPES: dict[str, type[Strict]] = {
     "lucid.audit.access_denied.v1": AccessDenied,
     "lucid.audit.session_exported.v1": SessionExported,
     "lucid.audit.session_verified.v1": SessionVerified,
+    "lucid.audit.hold_set.v1": LegalHoldSet,
+    "lucid.audit.hold_released.v1": LegalHoldReleased,
+    "lucid.audit.erasure_begun.v1": ErasureBegun,
 }
 
 

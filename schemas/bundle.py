@@ -26,8 +26,9 @@ from typing import BinaryIO
 from uuid import UUID
 
 from schemas import ustar
-from schemas.bundle_readme import README, VERSION
+from schemas.bundle_readme import ERASED_README, ERASED_VERSION, README, VERSION
 from schemas.datakey import MAX_WRAPPED
+from schemas.erasure import ErasureFiles
 from schemas.errors import FormatError, LucidError, Truncated, UnknownVersion
 from schemas.manifests import Manifest, read_manifest
 from schemas.merkle import leaf_hash
@@ -50,7 +51,11 @@ _DOCUMENTS: dict[str, tuple[int, bool]] = {
     "key.age": (MAX_WRAPPED, False),
     "recorder.vkey": (1024, True),
     "processor.vkey": (1024, False),
+    "erasure-content.txt": (4 * MAX_NOTE, False),
+    "headers.bin": (216 * 1024**2, False),
 }
+_READMES = {VERSION: README, ERASED_VERSION: ERASED_README}
+_ERASED = ("erasure-content.txt", "headers.bin")
 _RANK = {name: rank for rank, name in enumerate(_DOCUMENTS)}
 
 
@@ -123,7 +128,8 @@ def write_bundle(
     for name, data in documents.items():
         writer.add(name, data)
     missing = []
-    extra = [index for index in sorted(source.present()) if index >= count]
+    present = [] if source.erasure() is not None else sorted(source.present())
+    extra = [index for index in present if index >= count]
     for done, index in enumerate([*range(count), *extra], start=1):
         chunk = source.chunk(index)
         if chunk is None:
@@ -137,6 +143,12 @@ def write_bundle(
 def _documents_of(source: SessionSource) -> tuple[dict[str, bytes], int]:
     """The documents in their order, and how many chunks follow."""
     manifest, checkpoint = source.manifest(), source.checkpoint()
+    erasure = source.erasure()
+    if erasure is not None and manifest is None:
+        raise NothingToBundle(
+            f"the manifest of session {source.session} was erased",
+            hint="`lucid verify` says when; what is left are checkpoint, leaves and records",
+        )
     if manifest is None or checkpoint is None:
         raise NothingToBundle(
             f"session {source.session} has no manifest and checkpoint",
@@ -144,15 +156,18 @@ def _documents_of(source: SessionSource) -> tuple[dict[str, bytes], int]:
         )
     parsed = read_manifest(manifest)
     wanted = {
-        "README.txt": README,
+        "README.txt": README if erasure is None else ERASED_README,
         "manifest.json": manifest,
         "checkpoint.txt": checkpoint,
         "leaves.txt": _leaves_of(source, parsed),
-        "key.age": source.wrapped_key(),
+        "key.age": source.wrapped_key() if erasure is None else None,
         "recorder.vkey": _line(source.recorder_key or parsed.recorder),
         "processor.vkey": _line(source.processor_key) if source.processor_key else None,
+        "erasure-content.txt": erasure.content if erasure else None,
+        "headers.bin": erasure.headers or b"" if erasure else None,
     }
-    return {name: data for name, data in wanted.items() if data is not None}, parsed.chunks
+    count = parsed.chunks if erasure is None else 0
+    return {name: data for name, data in wanted.items() if data is not None}, count
 
 
 def _line(text: str) -> bytes:
@@ -163,6 +178,9 @@ def _leaves_of(source: SessionSource, manifest: Manifest) -> bytes:
     """The leaves as the source lists them, else of its chunks; a line of zeros for none."""
     if manifest.chunks > MAX_CHUNKS:
         raise DamagedMember(f"the manifest counts {manifest.chunks} chunks")
+    erasure = source.erasure()
+    if erasure is not None and erasure.leaves is not None:
+        return erasure.leaves
     listing = source.listing() or {}
     lines = []
     for index in range(manifest.chunks):
@@ -228,9 +246,28 @@ class Bundle:
         for name, (_, needed) in _DOCUMENTS.items():
             if needed and name not in self._documents:
                 raise MissingMember(f"the bundle has no {name}")
+        self._check_version()
         self._leaves = _parse_leaves(self._documents["leaves.txt"])
         self.recorder_key = _parse_key("recorder.vkey", self._documents)
         self.processor_key = _parse_key("processor.vkey", self._documents)
+
+    def _check_version(self) -> None:
+        """What only an erased session has, all of it, and just there."""
+        erased = self._documents["README.txt"] == ERASED_README
+        for name in _ERASED:
+            if erased and name not in self._documents:
+                raise MissingMember(f"the bundle has no {name}")
+            if not erased and name in self._documents:
+                raise UnknownMember(f"the bundle has a member {name!r}, which its version has not")
+
+    def erasure(self) -> ErasureFiles | None:
+        documents = self._documents
+        if "erasure-content.txt" not in documents:
+            return None
+        return ErasureFiles(
+            documents["erasure-content.txt"], None, documents["leaves.txt"],
+            documents["headers.bin"],
+        )  # fmt: skip
 
     def manifest(self) -> bytes | None:
         return self._documents["manifest.json"]
@@ -329,12 +366,12 @@ class Bundle:
 def _check_readme(data: bytes) -> None:
     """The text is fixed for a version, so that nobody writes other advice into it."""
     match = _FIRST_LINE.match(data)
-    if match and match[1] != b"%d" % VERSION:
+    if match and int(match[1]) not in _READMES:
         raise UnknownBundleVersion(
-            f"a bundle has version {match[1].decode()}, this reader knows {VERSION}",
+            f"a bundle has version {match[1].decode()}, this reader knows 1 and 2",
             hint="Use a newer Lucid",
         )
-    if data != README:
+    if data not in _READMES.values():
         raise DamagedMember("README.txt is not the text that every bundle has")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 VERSION = 1
+ERASED_VERSION = 2
+"""Of the bundle of an erased session, which has records and headers in the place of content."""
 
 README = rf"""Lucid bundle {VERSION}
 
@@ -62,4 +64,53 @@ print(int(note[1]) == len(leaves) and base64.b64decode(note[2]) == root(leaves))
   age -d -i KEY key.age | wc -c
 
    says 32. How chunks are encrypted: docs/formats/chunk.md of Lucid.
+""".encode()
+
+ERASED_README = rf"""Lucid bundle {ERASED_VERSION}
+
+This archive holds the proof of a recorded remote-desktop session whose content was erased.
+
+  manifest.json         what the session turned out to be (canonical JSON, RFC 8785)
+  checkpoint.txt        the processor's signature over it (C2SP signed note, tlog-checkpoint)
+  leaves.txt            one line for each chunk that there was: its leaf hash (RFC 6962), in hex
+  recorder.vkey         verifier key of the recorder
+  processor.vkey        verifier key of the processor; to trust it is your own decision
+  erasure-content.txt   who erased it, when and under which policy (C2SP signed note)
+  headers.bin           the headers of the chunks, 216 bytes each
+
+processor.vkey may be absent. The session's key was destroyed: nobody can read the content.
+
+
+With Lucid: no server, no settings and no network are needed.
+
+  lucid verify FILE --trust VKEY
+
+
+Without Lucid: unpack with tar, then, in that folder,
+
+1. The manifest is the one that was signed. These two lines are equal:
+
+  sha256sum manifest.json | cut -c1-64
+  sed -n 's/^manifest //p' checkpoint.txt | base64 -d | od -An -v -tx1 | tr -d ' \n'; echo
+
+2. The leaves are those that were signed. This prints True:
+
+python3 -c '
+import base64, hashlib
+def root(leaves):
+    if len(leaves) == 1:
+        return leaves[0]
+    k = 1 << (len(leaves) - 1).bit_length() - 1
+    return hashlib.sha256(b"\1" + root(leaves[:k]) + root(leaves[k:])).digest()
+leaves = [bytes.fromhex(line) for line in open("leaves.txt")]
+note = open("checkpoint.txt", encoding="utf-8").read().split("\n")
+print(int(note[1]) == len(leaves) and base64.b64decode(note[2]) == root(leaves))
+'
+
+3. The record names what is left. sha256sum of leaves.txt and of headers.bin are leaves_hash and
+   headers_hash in the second line of erasure-content.txt, that of manifest.json is manifest_hash.
+
+4. Checkpoint and record are signed by a processor and a storage that you trust. Any verifier of
+   C2SP signed notes (c2sp.org/signed-note) checks both against the verifier keys that you were
+   given by someone you trust.
 """.encode()

@@ -197,6 +197,56 @@ class SessionIncomplete(Strict):
     shortcomings: list[str] = Field(min_length=1, max_length=2000)
 
 
+class SessionErasing(Strict):
+    """The record of an erasure is on disk, and deleting begins. record: SHA-256 of it."""
+
+    session: SessionId
+    stage: Literal["content", "metadata"]
+    scope: Literal["default", "project", "session"]
+    keep_days: Count
+    record: Hex32
+
+
+class SessionShredded(Strict):
+    """Storage and catalog hold nothing of the stage any more; waiting: what still does."""
+
+    session: SessionId
+    stage: Literal["content", "metadata"]
+    files: Count
+    bytes: Count
+    waiting: list[Text] = Field(max_length=100)
+
+
+class SessionErased(Strict):
+    """Nothing that Lucid can see holds anything of the stage any more."""
+
+    session: SessionId
+    stage: Literal["content", "metadata"]
+
+
+class SessionSpared(Strict):
+    """An erasure that was begun, and had destroyed nothing, was withdrawn for a hold."""
+
+    session: SessionId
+    hold: Text
+
+
+class HoldSet(Strict):
+    """A legal hold is in force: on a session, on a project, or, with neither, on everything."""
+
+    session: SessionId | None
+    project: Text | None
+    reason: Reason
+
+
+class HoldReleased(Strict):
+    """A legal hold is over."""
+
+    session: SessionId | None
+    project: Text | None
+    reason: Reason
+
+
 class CommandDone(Strict):
     """A recorder has carried out a command; the event's correlation id is the command's id."""
 
@@ -225,6 +275,12 @@ EVENT_TYPES: dict[str, type[Strict]] = {
     "lucid.session.completed.v1": SessionCompleted,
     "lucid.session.incomplete.v1": SessionIncomplete,
     "lucid.session.unsealed.v1": SessionUnsealed,
+    "lucid.session.erasing.v1": SessionErasing,
+    "lucid.session.shredded.v1": SessionShredded,
+    "lucid.session.erased.v1": SessionErased,
+    "lucid.session.spared.v1": SessionSpared,
+    "lucid.session.hold_set.v1": HoldSet,
+    "lucid.session.hold_released.v1": HoldReleased,
     "lucid.records.expired.v1": RecordsExpired,
     "lucid.chunk.stored.v1": ChunkStoredV1,
     "lucid.chunk.stored.v2": ChunkStored,
@@ -239,12 +295,14 @@ EVENT_TYPES: dict[str, type[Strict]] = {
 
 
 def subject_of(data: Strict) -> str:
-    """What an event is about: the session, else the partition that is told of, else the host."""
+    """What an event is about: the session, else what is told of, else the host."""
     fields = dict(data)
     if fields["session"] is not None:
         return str(fields["session"])
     if isinstance(data, RecordsExpired):
         return f"{data.topic}/{data.partition}"
+    if isinstance(data, HoldSet | HoldReleased):
+        return "everything" if data.project is None else f"project/{data.project}"
     return str(fields.get("host"))
 
 

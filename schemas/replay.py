@@ -21,6 +21,7 @@ from schemas.chunks import Chunk, ChunkHeader, read_chunk
 from schemas.errors import FormatError, LucidError
 from schemas.manifests import Manifest, checkpoint_of, read_manifest
 from schemas.notes import Checkpoint, Verifier, open_note
+from schemas.verify_documents import may_sign_checkpoints
 
 
 class Contradiction(LucidError):
@@ -192,7 +193,7 @@ def find_binding(
 def signed_checkpoint(note: str, trusted: Sequence[Verifier], recorder: str) -> Checkpoint | None:
     """What a note says if one of the trusted keys, not the recorder's, signed it."""
     for verifier in trusted:
-        if str(verifier) == recorder:
+        if not may_sign_checkpoints(verifier, recorder):
             continue
         with contextlib.suppress(FormatError):
             return Checkpoint.parse(open_note(note, verifier))

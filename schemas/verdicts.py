@@ -27,10 +27,14 @@ class Area(StrEnum):
 
 
 class Severity(StrEnum):
-    """FAILED: something was altered, lost or forged. INCOMPLETE: intact, but not everything."""
+    """FAILED: something was altered, lost or forged. INCOMPLETE: intact, but not everything.
+
+    ERASED: deleted by a policy that says so, with its proof left.
+    """
 
     OK = "ok"
     INCOMPLETE = "incomplete"
+    ERASED = "erased"
     FAILED = "failed"
 
 
@@ -77,6 +81,13 @@ class Verdict(StrEnum):
     INTERRUPTION = "Interruption"
     ABANDONED = "Abandoned"
     STILL_OPEN = "StillOpen"
+    ERASED = "Erased"
+    NOT_ERASED = "NotErased"
+    ERASED_EARLY = "ErasedEarly"
+    MALFORMED_ERASURE = "MalformedErasure"
+    ERASURE_MISMATCH = "ErasureMismatch"
+    FORGED_ERASURE = "ForgedErasure"
+    UNTRUSTED_ERASURE = "UntrustedErasure"
 
     @property
     def area(self) -> Area:
@@ -193,6 +204,19 @@ _MEANINGS = {
     Verdict.STILL_OPEN: _Meaning(
         Area.COMPLETENESS, _I, "The session has not ended: check it again when it has"
     ),
+    Verdict.ERASED: _Meaning(
+        Area.CONTENT, Severity.ERASED, "Compare with the policy of that time and with audit.events"
+    ),
+    Verdict.NOT_ERASED: _Meaning(
+        Area.CONTENT, _I, "The erasure is not finished: run `lucid retention apply` again"
+    ),
+    Verdict.ERASED_EARLY: _Meaning(Area.CONTENT, _F, _EVIDENCE),
+    Verdict.MALFORMED_ERASURE: _Meaning(Area.CONTENT, _F, _EVIDENCE),
+    Verdict.ERASURE_MISMATCH: _Meaning(Area.CONTENT, _F, _EVIDENCE),
+    Verdict.FORGED_ERASURE: _Meaning(Area.CONTENT, _F, _EVIDENCE),
+    Verdict.UNTRUSTED_ERASURE: _Meaning(
+        Area.CONTENT, _F, "If you trust this storage, add its verifier key with --trust"
+    ),
 }  # fmt: skip
 
 
@@ -232,11 +256,31 @@ class ChunkRow(Strict):
         return all(verdict.severity is not Severity.FAILED for verdict in self.verdicts)
 
 
+Result = Literal["ok", "unchecked", "incomplete", "erased", "failed"]
+
+
 class AreaResult(Strict):
     """An area's worst finding; `unchecked` when nothing is wrong but not all was checked."""
 
     area: Area
-    result: Literal["ok", "unchecked", "incomplete", "failed"]
+    result: Result
+
+
+class ErasureFacts(Strict):
+    """The last stage of an erasure; times in microseconds, signers: trusted keys."""
+
+    stage: Literal["content", "metadata"]
+    scope: str
+    keep_days: int
+    ended: int
+    decided: int
+    by: str
+    host: str
+    manifest_hash: str | None
+    root: str | None
+    leaves_hash: str
+    headers_hash: str | None
+    signers: list[str]
 
 
 class Totals(Strict):
@@ -255,7 +299,8 @@ class Totals(Strict):
 class Report(Strict):
     """All that checking a session gave; its JSON is what `lucid verify --json` prints.
 
-    outcome: `ok`, `incomplete` (intact, but not everything was recorded) or `failed`.
+    outcome: `ok`, `incomplete` (intact, but not everything was recorded), `erased` (deleted by
+    policy, and what is left is right; findings say whether it was complete) or `failed`.
     signers: trusted keys that signed the checkpoint. committed: number of the last record
     with a verified signature, null when there is none; `Unsigned` names what it leaves out.
     root: over the chunks as they are, null when one of them is missing.
@@ -275,11 +320,13 @@ class Report(Strict):
     findings: list[Finding]
     unchecked: list[Unchecked]
     chunks: list[ChunkRow]
+    erasure: ErasureFacts | None = None
 
     @property
     def exit_status(self) -> int:
-        """0 when all is well, else 1."""
-        return 0 if self.outcome is Severity.OK else 1
+        """0 when all is well, or was when it was erased; else 1."""
+        well = {Severity.OK, Severity.ERASED}
+        return 0 if {entry.severity for entry in self.findings} <= well else 1
 
 
 def finding(verdict: Verdict, detail: str, chunk: int | None = None) -> Finding:
@@ -295,9 +342,9 @@ def finding(verdict: Verdict, detail: str, chunk: int | None = None) -> Finding:
 
 
 def outcome_of(findings: list[Finding]) -> Severity:
-    """The worst severity."""
+    """The worst severity; an erased session that was incomplete is erased."""
     found = {entry.severity for entry in findings}
-    for severity in (Severity.FAILED, Severity.INCOMPLETE):
+    for severity in (Severity.FAILED, Severity.ERASED, Severity.INCOMPLETE):
         if severity in found:
             return severity
     return Severity.OK
@@ -308,7 +355,7 @@ def area_results(findings: list[Finding], unchecked: list[Unchecked]) -> list[Ar
     results = []
     for area in Area:
         worst = outcome_of([entry for entry in findings if entry.area is area])
-        result: Literal["ok", "unchecked", "incomplete", "failed"] = worst.value
+        result: Result = worst.value
         if worst is Severity.OK and any(entry.area is area for entry in unchecked):
             result = "unchecked"
         results.append(AreaResult(area=area, result=result))

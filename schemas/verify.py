@@ -16,6 +16,8 @@ from typing import Protocol
 from uuid import UUID
 
 from schemas.chunks import ChunkHeader, read_header
+from schemas.datakey import DataKey
+from schemas.erasure import UNKNOWN, ErasureFiles
 from schemas.errors import FormatError
 from schemas.frames import chain_start
 from schemas.manifests import Manifest
@@ -42,6 +44,7 @@ from schemas.verify_documents import (
     open_key,
     parse_checkpoint,
 )
+from schemas.verify_erasure import check_records, read_records
 from schemas.verify_tally import Sums, compare_tally
 
 
@@ -53,7 +56,8 @@ class SessionSource(Protocol):
     verifier keys named beside the documents. `listing` gives each chunk's leaf as the
     source lists it, None if it has no list; `disagreements` says where the source's own
     parts differ from each other; `present` gives the indexes of chunks whose bytes it
-    has; `chunk` those bytes (of a larger one at least MAX_CHUNK + 1), None if there are none.
+    has; `chunk` those bytes (of a larger one at least MAX_CHUNK + 1), None if there are none;
+    `erasure` what an erased session has instead, None if it was not erased.
     """
 
     @property
@@ -73,6 +77,7 @@ class SessionSource(Protocol):
     def disagreements(self) -> list[str]: ...
     def present(self) -> Collection[int]: ...
     def chunk(self, index: int) -> bytes | None: ...
+    def erasure(self) -> ErasureFiles | None: ...
 
 
 def verify(source: SessionSource, access: Access) -> Report:
@@ -104,8 +109,14 @@ class SessionCheck:
     def _read_documents(self, access: Access) -> None:
         source, found = self._source, self._found
         manifest_data, note = source.manifest(), source.checkpoint()
-        self._ended = source.ended or manifest_data is not None or note is not None
-        self._manifest = check_manifest(manifest_data, self._ended, found)
+        records = read_records(source.erasure(), found)
+        forgotten = records is not None and records.metadata is not None
+        self._ended = source.ended or forgotten or manifest_data is not None or note is not None
+        if forgotten and manifest_data is None:
+            found.skip(Area.MANIFEST, "the manifest", "it was erased, only its hash is left")
+            self._manifest = None
+        else:
+            self._manifest = check_manifest(manifest_data, self._ended, found)
         self._checkpoint = parse_checkpoint(note, self._ended, found)
         self._session = self._identify()
         compare_documents(self._session, self._manifest, manifest_data, self._checkpoint, found)
@@ -118,9 +129,39 @@ class SessionCheck:
             check_closing_note(self._manifest, source.recorder_key, access, found)
         for what in source.disagreements():
             found.add(Verdict.CATALOG_MISMATCH, what)
-        wrapped = source.wrapped_key()
-        self._key = open_key(wrapped, self._session, self._manifest, access, found)
+        documents = (self._manifest, manifest_data, self._checkpoint)
+        self._erased = None
+        if records is not None:
+            self._erased = check_records(records, self._session, documents, access, found)
+        self._take_up_erasure(manifest_data)
+        self._key = self._open_key(access)
         self._recorder = Verifier.parse(self._manifest.recorder) if self._manifest else None
+
+    def _take_up_erasure(self, manifest: bytes | None) -> None:
+        """The leaves that stayed are the list; the catalog's has to agree as far as it goes."""
+        if self._erased is None:
+            return
+        if self._erased.facts.stage == "metadata" and manifest is not None:
+            self._found.add(Verdict.NOT_ERASED, "the manifest is still there")
+        listed = self._listing or {}
+        for index, expected in listed.items():
+            left = self._erased.leaves.get(index)
+            if left is not None and left.leaf not in (expected.leaf, UNKNOWN):
+                what = f"the {self._source.name} has another leaf of chunk {index} than was left"
+                self._found.add(Verdict.CATALOG_MISMATCH, what, index)
+        self._listing = {
+            index: listed.get(index, left) if left.leaf != UNKNOWN else left
+            for index, left in self._erased.leaves.items()
+        }
+
+    def _open_key(self, access: Access) -> DataKey | None:
+        wrapped = self._source.wrapped_key()
+        if self._erased is not None and wrapped is None:
+            self._found.skip(Area.CONTENT, "content and record chain", "the session was erased")
+            return None
+        if self._erased is not None:
+            self._found.add(Verdict.NOT_ERASED, "the wrapped key is still there")
+        return open_key(wrapped, self._session, self._manifest, access, self._found)
 
     def _identify(self) -> UUID | None:
         """The session: as asked for, or as documents and the first chunk agree on."""
@@ -167,13 +208,20 @@ class SessionCheck:
         """What to check, in order; take the facts of one before the next unless `parallel`."""
         for index in self._places:
             expected = (self._listing or {}).get(index)
-            yield ChunkTask(index, self._session, expected, self._key, self._recorder)
+            header = self._erased.headers.get(index) if self._erased else None
+            yield ChunkTask(
+                index, self._session, expected, self._key, self._recorder,
+                erased=self._erased is not None, header=header,
+            )  # fmt: skip
 
     def take(self, facts: ChunkFacts) -> None:
         """The facts of the next chunk."""
         self._miss_until(facts.index)
         self._found.findings.extend(facts.findings)
         self._check_listed(facts.index)
+        if self._erased is not None and facts.index in self._present:
+            what = f"chunk {facts.index} is still there"
+            self._found.add(Verdict.NOT_ERASED, what, facts.index)
         header = facts.header
         if header is not None:
             self._check_order(header)
@@ -322,7 +370,7 @@ class SessionCheck:
         if self._manifest is None:
             return
         if not self._whole:
-            why = "not every chunk is there and readable"
+            why = "not every chunk, or its header, is there and readable"
             found.skip(Area.MANIFEST, "the manifest's counts against the chunks", why)
             return
         compare_tally(self._manifest, sums, found)
@@ -377,6 +425,7 @@ class SessionCheck:
             findings=found.findings,
             unchecked=found.unchecked,
             chunks=rows,
+            erasure=self._erased.facts if self._erased else None,
         )
 
     def _judged_rows(self) -> list[ChunkRow]:

@@ -21,10 +21,12 @@ from schemas.chunks import (
     ChunkHeader,
     Undecryptable,
     read_chunk,
+    read_header,
     unseal,
 )
 from schemas.controls import Abandon, Close, Gap, Keepalive, Open, Pause, Resume
 from schemas.datakey import DataKey, WrongKey
+from schemas.erasure import UNKNOWN
 from schemas.errors import FormatError, Truncated, UnknownVersion
 from schemas.frames import OUTSIDE_SEQUENCE, FrameRecord, Kind, chain_next, read_missing
 from schemas.manifests import MAX_INTERRUPTIONS, MAX_RANGES, Interruption, Missing
@@ -59,7 +61,8 @@ class Expected:
 class ChunkTask:
     """What to check chunk `index` against. listed: whether the catalog knows it.
 
-    recorder: None to take the one that the session's `open` record names.
+    recorder: None to take the one that the session's `open` record names. erased: its bytes
+    are gone by policy; header: what stayed of it.
     """
 
     index: int
@@ -67,6 +70,8 @@ class ChunkTask:
     expected: Expected | None = None
     key: DataKey | None = None
     recorder: Verifier | None = None
+    erased: bool = False
+    header: bytes | None = None
 
 
 @dataclass(slots=True)
@@ -115,7 +120,7 @@ def unreadable(task: ChunkTask, why: str) -> ChunkFacts:
 def check_chunk(task: ChunkTask, data: bytes | None) -> ChunkFacts:
     """Check the bytes of one chunk, None when there are none. Never raises FormatError."""
     if data is None:
-        return unreadable(task, "is missing")
+        return _check_erased(task) if task.erased else unreadable(task, "is missing")
     found = Found()
     leaf = leaf_hash(data)
     chunk = _parse(task, data, leaf, found)
@@ -130,6 +135,33 @@ def check_chunk(task: ChunkTask, data: bytes | None) -> ChunkFacts:
         size=len(data),
         content=content,
     )
+
+
+def _check_erased(task: ChunkTask) -> ChunkFacts:
+    """An erased chunk: its leaf, and its header while that is there."""
+    index, expected = task.index, task.expected
+    if expected is None or expected.leaf == UNKNOWN:
+        return unreadable(task, "was missing already when the session was erased")
+    if task.header is None:
+        return ChunkFacts(index, [], leaf=expected.leaf)
+    found = Found()
+    try:
+        header = read_header(task.header)
+    except FormatError as error:
+        wrong = finding(Verdict.MALFORMED_CHUNK, error.what, index)
+        return ChunkFacts(index, [wrong], leaf=expected.leaf)
+    if task.session is not None and header.session != task.session:
+        what = f"the header at place {index} is of session {header.session}"
+        foreign = finding(Verdict.FOREIGN_CHUNK, what, index)
+        return ChunkFacts(index, [foreign], leaf=expected.leaf)
+    size = HEADER_SIZE + header.ciphertext_size
+    if expected.size is not None and expected.size != size:
+        what = f"chunk {index} had {size} bytes, the catalog says {expected.size}"
+        found.add(Verdict.SIZE_MISMATCH, what, index)
+    if header.missing:
+        span = f"between {header.first_seq} and {header.next_seq - 1}"
+        found.add(Verdict.GAP, f"{header.missing} records {span} never arrived", index)
+    return ChunkFacts(index, found.findings, header, expected.leaf, size)
 
 
 def _parse(task: ChunkTask, data: bytes, leaf: bytes, found: Found) -> Chunk | None:

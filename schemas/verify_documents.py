@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from schemas.datakey import MAX_WRAPPED, DataKey, NoIdentity, WrongKey, derive, unwrap
+from schemas.erasure import STORAGE_NAME
 from schemas.errors import FormatError
 from schemas.manifests import Manifest, manifest_hash, read_manifest
 from schemas.notes import (
@@ -28,6 +29,11 @@ from schemas.verify_chunk import differences, read_commitment
 
 RECORDER_NAME = "/recorder"
 """How the names of recorders' keys end (`lucid keys init`): trusted for commitments only."""
+
+
+def may_sign_checkpoints(verifier: Verifier, recorder: str | None) -> bool:
+    """Whether a trusted key counts for checkpoints: neither a recorder's nor a storage's."""
+    return str(verifier) != recorder and not verifier.name.endswith((RECORDER_NAME, STORAGE_NAME))
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +153,7 @@ def check_signers(
     refused = False
     for verifier in access.trusted:
         signed = (verifier.name, verifier.key_id) in ((n, blob[:4]) for n, blob in signatures)
-        if not signed or str(verifier) == recorder or verifier.name.endswith(RECORDER_NAME):
+        if not signed or not may_sign_checkpoints(verifier, recorder):
             continue
         try:
             open_note(note, verifier)

@@ -10,16 +10,25 @@ import random
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 from uuid import UUID
 
 import pyrage
 from pydantic import BaseModel
 
 from schemas.canonical import encode
-from schemas.chunks import ZSTD_VERSION, Chunk, Compressor, Position, Sealing, seal
+from schemas.chunks import HEADER_SIZE, ZSTD_VERSION, Chunk, Compressor, Position, Sealing, seal
 from schemas.controls import Abandon, Close, Gap, Keepalive, Open
 from schemas.datakey import DataKey, derive, wrap
+from schemas.erasure import (
+    Erasure,
+    ErasureFiles,
+    Stage,
+    digest,
+    sign_erasure,
+    write_headers,
+    write_leaves,
+)
 from schemas.frames import (
     OUTSIDE_SEQUENCE,
     FrameRecord,
@@ -36,6 +45,7 @@ from schemas.manifests import (
     Missing,
     Tally,
     checkpoint_of,
+    manifest_hash,
     wrapped_key_text,
 )
 from schemas.merkle import root
@@ -47,6 +57,8 @@ START = 1_700_000_000_000_000
 STEP = 100_000
 RECORDER = Signer("recorder.example/desk", b"\x01" * 32)
 PROCESSOR = Signer("processor.example/one", b"\x02" * 32)
+STORAGE = Signer("store.example/storage", b"\x03" * 32)
+DAY = 86_400_000_000
 
 
 @dataclass(frozen=True)
@@ -336,6 +348,7 @@ class MemorySource:
     ended: bool = True
     name: str = "catalog"
     differing: list[str] = field(default_factory=list)
+    erased: ErasureFiles | None = None
 
     @classmethod
     def of(cls, made: MadeSession, processor_key: str | None = None) -> MemorySource:
@@ -372,6 +385,31 @@ class MemorySource:
 
     def chunk(self, index: int) -> bytes | None:
         return self.chunks.get(index)
+
+    def erasure(self) -> ErasureFiles | None:
+        return self.erased
+
+    def erase(self, made: MadeSession, stage: Stage = "content", **changes: Any) -> None:
+        """Take away what an erasure takes, and leave its records."""
+        leaves = write_leaves(made.leaves)
+        headers = write_headers(chunk.data[:HEADER_SIZE] for chunk in made.chunks)
+        fields: dict[str, Any] = {
+            "session": str(made.session), "stage": "content", "scope": "default", "keep_days": 30,
+            "ended": START, "decided": START + 40 * DAY, "by": "root", "host": "store",
+            "manifest_hash": manifest_hash(made.manifest_bytes).hex(),
+            "root": made.manifest.root, "chunks": len(made.chunks),
+            "leaves_hash": digest(leaves), "headers_hash": digest(headers), **changes,
+        }  # fmt: skip
+        signer = fields.pop("signer", STORAGE)
+        content = sign_erasure(Erasure(**fields), signer)
+        self.chunks, self.wrapped = {}, None
+        self.erased = ErasureFiles(content, None, leaves, headers)
+        if stage == "metadata":
+            later = {**fields, "stage": "metadata", "keep_days": 90, "headers_hash": None,
+                     "decided": START + 100 * DAY}  # fmt: skip
+            metadata = sign_erasure(Erasure(**later), signer)
+            self.manifest_data, self.listed = None, {}
+            self.erased = ErasureFiles(content, metadata, leaves)
 
 
 def with_manifest(made: MadeSession, **changes: object) -> MadeSession:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import base64
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from typing import Any
 import pyrage
 import pytest
 
-from tests import independent_reader
+from tests import independent_erasure, independent_reader
+from tests.independent_erasure import check_erased
 from tests.independent_reader import Wrong, check
 
 VECTORS = Path(__file__).parent / "vectors"
@@ -45,6 +47,8 @@ def test_the_reader_shares_no_code_with_lucid_and_fits_on_three_screens() -> Non
             imported.add((node.module or "").partition(".")[0])
     assert not imported & {"schemas", "agents", "tests", ""}
     assert len(source.splitlines()) <= 150
+    erasure = Path(independent_erasure.__file__).read_text()
+    assert not re.search(r"(from|import) (schemas|agents)", erasure)
 
 
 @pytest.mark.parametrize("name", SESSIONS)
@@ -174,3 +178,34 @@ def test_signatures_of_others_beside_the_processors_are_passed_over() -> None:
     witness = base64.b64encode(bytes(4 + 64)).decode()
     files["checkpoint.txt"] += f"— witness.example {witness}\n".encode()
     assert check(files, PROCESSOR) == []
+
+
+# Erased sessions --------------------------------------------------------------------------------
+
+STORAGE = (VECTORS / "keys/storage.vkey").read_text().strip()
+LEFT = ("erasure-content.txt", "leaves.txt", "headers.bin", "manifest.json", "checkpoint.txt")
+FORGOTTEN = ("erasure-content.txt", "erasure-metadata.txt", "leaves.txt", "checkpoint.txt")
+
+
+def left(names: tuple[str, ...]) -> dict[str, bytes]:
+    return {name: (VECTORS / "erased" / name).read_bytes() for name in names}
+
+
+def test_what_an_erasure_leaves_is_checked_by_the_page_alone() -> None:
+    (content,) = check_erased(left(LEFT), PROCESSOR, STORAGE)
+    assert content["session"] == expected("closed")["session"]
+    assert content["root"] == expected("closed")["root"]
+    both = check_erased(left(FORGOTTEN), PROCESSOR, STORAGE)
+    assert [record["stage"] for record in both] == ["content", "metadata"]
+
+
+@pytest.mark.parametrize("names", [LEFT, FORGOTTEN])
+def test_no_changed_byte_of_what_is_left_goes_unnoticed(names: tuple[str, ...]) -> None:
+    files = left(names)
+    for name, data in files.items():
+        for at in range(0, len(data), max(1, len(data) // 40)):
+            changed = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+            with pytest.raises(Wrong):
+                check_erased({**files, name: changed}, PROCESSOR, STORAGE)
+    with pytest.raises(Wrong):
+        check_erased(files, PROCESSOR, PROCESSOR)

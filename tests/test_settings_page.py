@@ -11,8 +11,15 @@ from agents.platform.settings import SECTIONS, Section, Settings
 PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
 
 
+HOMES = {"retention": "storage.retention_settings"}
+"""Sections that do not stand in the settings of a room of their name."""
+
+
 def sections() -> list[type[Section]]:
-    rooms = [importlib.import_module(f"agents.session.{name}.settings") for name in SECTIONS]
+    rooms = [
+        importlib.import_module(f"agents.session.{HOMES.get(name, f'{name}.settings')}")
+        for name in SECTIONS
+    ]
     found = [
         getattr(room, f"{name.capitalize()}Settings")
         for room, name in zip(rooms, SECTIONS, strict=True)

@@ -19,19 +19,20 @@ from agents.auditor.access import load_access
 from agents.auditor.bundle import open_bundle, save_bundle
 from agents.auditor.files import whole_file
 from agents.auditor.reading import frame_payloads, open_session
-from agents.auditor.sessions import find_session, list_sessions, show_session
+from agents.auditor.sessions import SessionSummary, find_session, list_sessions, show_session
 from agents.auditor.verify import Step, run_verification
 from agents.platform.output import AsJson, errors, print_json, print_wide
 from agents.platform.settings import Settings
 from schemas.errors import LucidError
 from schemas.sessions import InvalidSessionId, parse_session_id
-from schemas.verdicts import Report, Verdict
+from schemas.verdicts import Report, Severity, Verdict
 from schemas.verify import SessionSource
 from schemas.verify_documents import Access
 
 sessions_app = typer.Typer(help="List and show recorded sessions.", no_args_is_help=True)
 MARKS = {"ok": "[green]ok[/]", "unchecked": "[yellow]not fully checked[/]",
-         "incomplete": "[yellow]incomplete[/]", "failed": "[red]FAILED[/]"}  # fmt: skip
+         "incomplete": "[yellow]incomplete[/]", "erased": "[cyan]erased[/]",
+         "failed": "[red]FAILED[/]"}  # fmt: skip
 CODEC_SCREEN = "screen/1"
 
 Identities = Annotated[
@@ -99,8 +100,9 @@ def _show_report(report: Report) -> None:
     for line in report.areas:
         table.add_row(line.area.value, MARKS[line.result])
     console.print(table)
+    whole = "are proven by their leaves" if report.erasure else "are intact"
     console.print(
-        f"{totals.chunks_ok} of {totals.chunks_expected} chunks are intact, "
+        f"{totals.chunks_ok} of {totals.chunks_expected} chunks {whole}, "
         f"{totals.chunks_decrypted} were decrypted; {totals.records} records, "
         f"{totals.missing} missing; {totals.sealed_bytes / 1e6:.1f} MB"
     )
@@ -110,7 +112,10 @@ def _show_report(report: Report) -> None:
         console.print(f"Signed by {signer}")
     for finding in report.findings:
         where = "" if finding.chunk is None else f" chunk {finding.chunk}:"
-        console.print(f"[red]{finding.verdict.value}[/]{where} {finding.detail}. {finding.advice}.")
+        color = "cyan" if finding.severity is Severity.ERASED else "red"
+        console.print(
+            f"[{color}]{finding.verdict.value}[/]{where} {finding.detail}. {finding.advice}."
+        )
     for skipped in report.unchecked:
         console.print(f"[yellow]Not checked[/] {skipped.what}: {skipped.why}")
 
@@ -190,11 +195,16 @@ def list_command(
         table.add_column(heading, justify="right")
     for one in found:
         table.add_row(
-            one.session, one.state, _moment(one.started), one.host, f"{one.seconds:.1f}",
+            one.session, _state(one), _moment(one.started), one.host, f"{one.seconds:.1f}",
             "" if one.frames is None else str(one.frames), str(one.chunks),
             f"{one.stored_bytes / 1e6:.1f}",
         )  # fmt: skip
     print_wide(table, 120)
+
+
+def _state(one: SessionSummary) -> str:
+    """`completed, content erased`: what was erased stands behind the state."""
+    return ", ".join([one.state, *(f"{stage} {far}" for stage, far in sorted(one.erased.items()))])
 
 
 def _moment(microseconds: int) -> str:

@@ -2,6 +2,7 @@
 
 ReadingError
 ├── NothingToRead     no chunk, or none that starts the session
+├── ErasedContent     deleted by policy: nobody reads it again
 ├── NoKey             the wrapped key is missing, or no identity was given
 └── DamagedSession    a chunk is missing, changed, or not the next one
 """
@@ -33,6 +34,12 @@ class NothingToRead(ReadingError):
     exit_status = 66
 
 
+class ErasedContent(ReadingError):
+    """The session's content was erased."""
+
+    exit_status = 66
+
+
 class NoKey(ReadingError):
     """Nothing opens the session."""
 
@@ -57,6 +64,10 @@ class OpenedSession:
 
 def open_session(source: SessionSource, identities: Sequence[str]) -> OpenedSession:
     """Open the session's key and read its `open` record; raises ReadingError or NoIdentity."""
+    if source.erasure() is not None:
+        raise ErasedContent(
+            "the session's content was erased", hint="`lucid verify` says by whom and when"
+        )
     wrapped, first = source.wrapped_key(), source.chunk(0)
     if first is None:
         raise NothingToRead(

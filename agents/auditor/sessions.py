@@ -12,15 +12,28 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from agents.platform.blobs import CHECKPOINT, KEY, MANIFEST, Blobs, StoreFailed, chunk_name
+from agents.platform.blobs import (
+    CHECKPOINT,
+    ERASED_CONTENT,
+    ERASED_METADATA,
+    HEADERS,
+    KEY,
+    LEAVES,
+    MANIFEST,
+    Blobs,
+    StoreFailed,
+    chunk_name,
+)
 from agents.platform.catalog import Catalog, Document
 from agents.platform.settings import Settings
+from schemas.erasure import ErasureFiles
 from schemas.errors import FormatError, LucidError
 from schemas.manifests import Manifest, read_manifest
 from schemas.notes import Verifier, split_note
 from schemas.verify_chunk import MAX_CHUNK, Expected
 
 MAX_DOCUMENT = 4 * 1024**2
+MAX_LEFT = 256 * 1024**2  # of a million chunks
 OVER = frozenset({"processing", "completed", "incomplete"})
 """States of a session that has ended (agents/session/pipeline/states.py writes them)."""
 
@@ -76,6 +89,8 @@ class StoredSession:
     def disagreements(self) -> list[str]:
         """Where the catalog's documents differ from the files."""
         found = []
+        if self._file(ERASED_METADATA) is not None:
+            return []
         pairs = (
             (MANIFEST, self.manifest(), self.catalog_manifest),
             (CHECKPOINT, self.checkpoint(), self.catalog_checkpoint),
@@ -96,6 +111,13 @@ class StoredSession:
 
     def chunk(self, index: int) -> bytes | None:
         return self._file(chunk_name(index), MAX_CHUNK + 1)
+
+    def erasure(self) -> ErasureFiles | None:
+        content = self._file(ERASED_CONTENT)
+        if content is None:
+            return None
+        leaves, headers = self._file(LEAVES, MAX_LEFT), self._file(HEADERS, MAX_LEFT)
+        return ErasureFiles(content, self._file(ERASED_METADATA), leaves, headers)
 
     def _file(self, name: str, limit: int = MAX_DOCUMENT) -> bytes | None:
         """At most `limit` bytes, whatever somebody has put there; raises StoreFailed."""
@@ -167,8 +189,8 @@ class SessionSummary:
     """A line of `lucid sessions list`; its fields are those of the JSON.
 
     started: event time in microseconds. seconds: from the first record to the newest known
-    one. frames: null until the session is processed. stored_bytes: of the chunk files.
-    complete: null until it is known.
+    one. frames: null until the session is processed. stored_bytes: of the chunk files, as long
+    as they are there. complete: null until it is known. erased: how far which erasure is.
     """
 
     session: str
@@ -183,6 +205,7 @@ class SessionSummary:
     host: str
     owner: str
     codec: str
+    erased: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -266,6 +289,7 @@ def summarize(session: str, state: Mapping[str, Any], manifest: Manifest | None)
         host=manifest.host if manifest else opened.get("host", ""),
         owner=manifest.owner if manifest else opened.get("owner", ""),
         codec=manifest.codec if manifest else opened.get("codec", ""),
+        erased=dict(state.get("erasures") or {}),
     )
 
 

@@ -5,12 +5,16 @@
     BLOBS/<session id>/checkpoint.txt      signed note
     BLOBS/<session id>/key.age             wrapped data key
     BLOBS/<session id>/conflicts/…         what differed from the first one, by its hash
+    BLOBS/<session id>/erasure-content.txt the session's content was erased: nothing of it is taken
+    BLOBS/<session id>/erasure-metadata.txt and its manifest, too
+    BLOBS/<session id>/leaves.txt, headers.bin   what stays of an erased session's chunks
 
 A file is written under a temporary name, synced, linked to its own name (which fails if
 somebody was first, unlike a rename), and the folder is synced. Folders are 0700, files 0600.
 
 LucidError
 ├── MissingFile       the catalog or a manifest speaks of a file that is not there
+├── SessionErased     the file belongs to what was erased of its session
 └── Transient
     └── StoreFailed   the disk did not take or give it
 """
@@ -22,6 +26,7 @@ import os
 import re
 import secrets
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from agents.platform.points import point
@@ -32,12 +37,22 @@ MANIFEST = "manifest.json"
 CHECKPOINT = "checkpoint.txt"
 KEY = "key.age"
 CONFLICTS = "conflicts"
+ERASED_CONTENT = "erasure-content.txt"
+ERASED_METADATA = "erasure-metadata.txt"
+LEAVES = "leaves.txt"
+HEADERS = "headers.bin"
+LEFT = frozenset({CHECKPOINT, LEAVES, ERASED_CONTENT, ERASED_METADATA})
+"""What stays of a session for ever; until its metadata is erased, manifest and headers do, too."""
 TEMPORARY = ".tmp-"
 _CHUNK = re.compile(r"([0-9]{8,16})\.chunk")
 
 
 class MissingFile(LucidError):
     """A file that should be in the store is not there."""
+
+
+class SessionErased(LucidError):
+    """The session was erased, and its folder takes nothing of what was."""
 
 
 class StoreFailed(Transient):
@@ -70,15 +85,80 @@ class Blobs:
     def put(self, session: str, name: str, data: bytes) -> bool:
         """Store a file unless there is one of that name; whether it was stored.
 
-        Returns once file and folder are on disk, whoever wrote it. Raises StoreFailed.
+        Returns once file and folder are on disk, whoever wrote it. Raises StoreFailed, and
+        SessionErased for what an erasure took: it is not there afterwards.
         """
+        self._refuse_erased(session, name)
         try:
-            return self._put(self.folder(session), name, data)
+            stored = self._put(self.folder(session), name, data)
         except OSError as error:
             raise StoreFailed(
                 f"cannot store {name} of session {session}: {error.strerror or error}",
                 hint=f"Look at the disk of {self.root}; it is tried again until it works",
             ) from error
+        # Whoever erases lists the folder behind the record, so one of the two sees the other.
+        self._refuse_erased(session, name)
+        return stored
+
+    def erased(self, session: str) -> bool:
+        """Whether a record says that the session's content was erased."""
+        return (self.folder(session) / ERASED_CONTENT).exists()
+
+    def stays(self, session: str, name: str) -> bool:
+        """Whether the session's folder may have a file of this name."""
+        if name in LEFT or not self.erased(session):
+            return True
+        if name not in (MANIFEST, HEADERS):
+            return False
+        return not (self.folder(session) / ERASED_METADATA).exists()
+
+    def _refuse_erased(self, place: str, name: str) -> None:
+        """place: the session, or its conflicts. Raises SessionErased, StoreFailed."""
+        session, _, below = place.partition("/")
+        if self.stays(session, f"{below}/{name}" if below else name):
+            return
+        self.remove(place, name)
+        raise SessionErased(
+            f"session {session} was erased: {name} is not taken",
+            hint="Its record is erasure-content.txt in its folder",
+        )
+
+    def remove(self, session: str, name: str) -> bool:
+        """Remove a file for good; whether there was one. Raises StoreFailed."""
+        path = self.path(session, name)
+        try:
+            path.unlink()
+            sync_folder(path.parent)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise StoreFailed(
+                f"cannot remove {name} of session {session}: {error.strerror or error}",
+                hint=f"Look at the disk of {self.root}",
+            ) from error
+        return True
+
+    def destroy(self, session: str, name: str) -> bool:
+        """Overwrite a file where it is, then remove it; whether there was one.
+
+        Disks and file systems that write elsewhere keep the former blocks until they reuse
+        them. Raises StoreFailed.
+        """
+        path = self.path(session, name)
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise StoreFailed(
+                f"cannot destroy {name} of session {session}: {error.strerror or error}"
+            ) from error
+        try:
+            os.pwrite(descriptor, bytes(os.fstat(descriptor).st_size), 0)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        return self.remove(session, name)
 
     def _put(self, folder: Path, name: str, data: bytes) -> bool:
         final = folder / name
@@ -107,8 +187,9 @@ class Blobs:
         """Put a right file in the place of a rotten one, which stays as conflicts/`aside`.
 
         The rotten file has its other name on disk before it loses its own, and at no moment
-        is the name without a whole file. Raises StoreFailed.
+        is the name without a whole file. Raises StoreFailed and SessionErased.
         """
+        self._refuse_erased(session, name)
         folder = self.folder(session)
         conflicts, temporary = folder / CONFLICTS, folder / f"{TEMPORARY}{secrets.token_hex(8)}"
         try:
@@ -126,6 +207,9 @@ class Blobs:
             ) from error
         finally:
             temporary.unlink(missing_ok=True)
+        with suppress(SessionErased):
+            self._refuse_erased(f"{session}/{CONFLICTS}", aside)
+        self._refuse_erased(session, name)
 
     def get(self, session: str, name: str) -> bytes:
         """A file's content; raises MissingFile or StoreFailed."""

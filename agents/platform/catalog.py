@@ -6,6 +6,8 @@
     projections {_id: name, collection, version, …}                     which one a view is in
     conflicts   {_id: "<session>:<what>:<hash>", …}                                      insert only
     findings    {_id: "<session>:<file>", verdict, …, resolved_at: null while open}      by version
+    erasures    {_id: "<session>:<stage>", state, ends, …}                               by version
+    retention   {_id: "holds:<version>", holds, claims, offset}                          insert only
 
 A projection's name, such as `sessions`, stands for the collection that holds it at present,
 `sessions.0` at first; `lucid projections rebuild` changes it (agents/platform/projections.py).
@@ -279,6 +281,11 @@ class Catalog:
             await self._database[collection].replace_one(
                 {"_id": document["_id"]}, _packed(collection, document), upsert=True
             )
+
+    async def delete(self, collection: str, key: str) -> bool:
+        """Delete the document with `_id` key; whether there was one."""
+        with _typed():
+            return bool((await self._database[collection].delete_one({"_id": key})).deleted_count)
 
     async def count(self, collection: str) -> int:
         """How many documents there are."""

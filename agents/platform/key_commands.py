@@ -23,6 +23,7 @@ class Who(StrEnum):
     RECORDER = "recorder"
     PROCESSOR = "processor"
     AUDITOR = "auditor"
+    STORAGE = "storage"
 
 
 def _show(settings: Settings, keys: Sequence[KeyFile], as_json: bool) -> None:

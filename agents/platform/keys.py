@@ -4,6 +4,7 @@
     KEYS/processor.key, .vkey         signs checkpoints
     KEYS/processor.age, .age.pub      opens session keys (age X25519)
     KEYS/auditor.age, .age.pub        opens session keys
+    KEYS/storage.key, .vkey           signs erasure records
     KEYS/recipients.txt               age recipients a recorder wraps for, a line each
     KEYS/trusted.txt                  verifier keys that `lucid verify` trusts, a line each
 
@@ -29,8 +30,10 @@ from schemas.datakey import check_recipient
 from schemas.errors import FormatError, LucidError
 from schemas.notes import Signer, Verifier
 
-Role = Literal["recorder", "processor", "auditor"]
+Role = Literal["recorder", "processor", "auditor", "storage"]
 ROLES: tuple[Role, ...] = get_args(Role)
+OPENING: frozenset[Role] = frozenset({"processor", "auditor"})
+"""Roles that have an age identity."""
 MAX_KEY_FILE = 1024 * 1024
 RECIPIENTS = "recipients.txt"
 TRUSTED = "trusted.txt"
@@ -91,7 +94,7 @@ def _lines(text: str) -> list[str]:
 
 
 def load_signer(settings: Settings, role: Role) -> Signer:
-    """The signing key of the recorder or the processor; raises KeyProblem."""
+    """The signing key of recorder, processor or storage; raises KeyProblem."""
     path = settings.keys_dir / f"{role}.key"
     try:
         return Signer.parse(read_key_file(path, private=True))
@@ -154,7 +157,7 @@ def init_keys(settings: Settings, roles: Sequence[Role] = ROLES) -> list[KeyFile
     for role in roles:
         if role != "auditor":
             _make_signer(folder, role, settings.host)
-        if role != "recorder":
+        if role in OPENING:
             _make_identity(folder, role)
     return show_keys(settings)
 

@@ -51,6 +51,15 @@ POINTS = {
     "storage.event-sent": "the event is sent, the offset is not finished",
     "audit.kept": "an audit entry is on disk, the broker has not been sent it",
     "audit.sent": "the broker holds an audit entry, its writer does not know yet",
+    "retention.claimed": "no hold forbids the erasure, nothing says yet that it has begun",
+    "retention.recorded": "the erasure's record is on disk, nobody was told",
+    "retention.told": "events say that deleting begins, nothing is deleted",
+    "retention.key-destroyed": "the wrapped key is gone from the store, the chunks are there",
+    "retention.file-removed": "a file is gone, others are not",
+    "retention.files-gone": "nothing is left in the store, the progress has no tombstone",
+    "retention.tombstone-sent": "the broker holds the tombstone, the catalog does not know",
+    "retention.noted": "the catalog knows what the broker holds, no event says so",
+    "retention.shredded": "the event is sent, the claim still stands",
 }
 
 Action = Literal["kill", "stop", "hold", "note"]

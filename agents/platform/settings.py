@@ -31,11 +31,12 @@ from pydantic_settings import (
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
+from pydantic_settings import SettingsError as UnreadableVariable
 
 from schemas.errors import LucidError
 
 CONFIG_VARIABLE = "LUCID_CONFIG"
-SECTIONS = ("recorder", "processor", "storage", "pipeline")
+SECTIONS = ("recorder", "processor", "storage", "pipeline", "retention")
 
 
 class SettingsError(LucidError):
@@ -102,6 +103,10 @@ class Section(BaseSettings):
         cls._refuse_unknown_variables()
         try:
             return cls(**overrides)
+        except UnreadableVariable as error:
+            names = [name for name in cls.model_fields if f'"{name}"' in str(error)]
+            variable = f"{cls.model_config['env_prefix']}{''.join(names[:1]).upper()}"
+            raise SettingsError(f"{variable} is not JSON", hint="See docs/settings.md") from error
         except ValidationError as error:
             first = error.errors()[0]
             name = ".".join(str(part) for part in first["loc"]) or "settings"

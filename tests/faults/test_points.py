@@ -106,7 +106,8 @@ def test_every_point_was_struck(acts: dict[str, Future[list[tuple[str, str]]]]) 
     for act in acts.values():
         with contextlib.suppress(AssertionError):
             struck |= {name for name, action in act.result() if action != "note"}
-    assert struck == set(POINTS)
+    # Those of retention are struck in tests/session/storage/test_retention_killed.py.
+    assert struck == {name for name in POINTS if not name.startswith("retention.")}
 
 
 # -- the points themselves ---------------------------------------------------------------------

@@ -11,7 +11,15 @@ from pathlib import Path
 import pytest
 
 from agents.platform import blobs as module
-from agents.platform.blobs import Blobs, MissingFile, StoreFailed, chunk_name
+from agents.platform.blobs import (
+    ERASED_CONTENT,
+    ERASED_METADATA,
+    Blobs,
+    MissingFile,
+    SessionErased,
+    StoreFailed,
+    chunk_name,
+)
 
 SESSION = "01a20c5b-f2fa-7557-ac1e-5c3397094c1d"
 
@@ -89,3 +97,84 @@ def test_a_missing_file_is_told_from_one_that_cannot_be_read(tmp_path: Path) -> 
     (blobs.folder(SESSION) / "manifest.json").mkdir(parents=True)
     with pytest.raises(StoreFailed):
         blobs.get(SESSION, "manifest.json")
+
+
+# Erased sessions ------------------------------------------------------------------------------
+
+
+def test_an_erased_session_takes_nothing_of_what_was_erased(tmp_path: Path) -> None:
+    blobs = Blobs(tmp_path)
+    blobs.put(SESSION, "manifest.json", b"{}")
+    blobs.put(SESSION, ERASED_CONTENT, b"record")
+    assert blobs.erased(SESSION)
+    for put in (
+        lambda: blobs.put(SESSION, chunk_name(0), b"late"),
+        lambda: blobs.put(SESSION, "key.age", b"late"),
+        lambda: blobs.put_conflict(SESSION, "key.aa.age", b"late"),
+        lambda: blobs.replace(SESSION, chunk_name(0), "aside", b"late"),
+    ):
+        with pytest.raises(SessionErased, match=SESSION):
+            put()
+    assert not blobs.put(SESSION, "manifest.json", b"{}"), "the metadata is there still"
+    assert blobs.put(SESSION, "checkpoint.txt", b"note")
+    blobs.put(SESSION, ERASED_METADATA, b"record")
+    with pytest.raises(SessionErased):
+        blobs.put(SESSION, "manifest.json", b"{}")
+    with pytest.raises(SessionErased):
+        blobs.put(SESSION, "headers.bin", b"")
+    assert sorted(os.listdir(blobs.folder(SESSION))) == [
+        "checkpoint.txt", ERASED_CONTENT, ERASED_METADATA,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [chunk_name(0), "key.age"])
+def test_who_writes_while_a_session_is_erased_takes_it_back(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blobs = Blobs(tmp_path)
+    blobs.put(SESSION, "manifest.json", b"{}")
+    real = module.link_first
+
+    def erased_meanwhile(temporary: Path, final: Path) -> bool:
+        (final.parent / ERASED_CONTENT).write_bytes(b"record")
+        return real(temporary, final)
+
+    monkeypatch.setattr(module, "link_first", erased_meanwhile)
+    with pytest.raises(SessionErased):
+        blobs.put(SESSION, name, b"secret")
+    assert sorted(os.listdir(blobs.folder(SESSION))) == [ERASED_CONTENT, "manifest.json"]
+
+
+def test_a_repair_while_a_session_is_erased_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blobs = Blobs(tmp_path)
+    blobs.put(SESSION, chunk_name(0), b"rotten")
+    real = module.os.replace
+
+    def erased_meanwhile(source: Path, target: Path) -> None:
+        (target.parent / ERASED_CONTENT).write_bytes(b"record")
+        real(source, target)
+
+    monkeypatch.setattr(module.os, "replace", erased_meanwhile)
+    with pytest.raises(SessionErased):
+        blobs.replace(SESSION, chunk_name(0), "00000000.aa.chunk", b"right")
+    conflicts = blobs.folder(SESSION) / "conflicts"
+    assert not (blobs.folder(SESSION) / chunk_name(0)).exists()
+    left = [path.read_bytes() for path in conflicts.iterdir()] if conflicts.exists() else []
+    assert b"right" not in left
+
+
+def test_a_key_is_overwritten_before_it_is_removed(tmp_path: Path) -> None:
+    blobs = Blobs(tmp_path)
+    blobs.put(SESSION, "key.age", b"wrapped")
+    os.link(blobs.path(SESSION, "key.age"), tmp_path / "other name")
+    assert blobs.destroy(SESSION, "key.age")
+    assert (tmp_path / "other name").read_bytes() == bytes(7)
+    assert not blobs.path(SESSION, "key.age").exists()
+    assert not blobs.destroy(SESSION, "key.age")
+    assert not blobs.remove(SESSION, "key.age")
+    blobs.path(SESSION, "key.age").mkdir()
+    for call in (blobs.destroy, blobs.remove):
+        with pytest.raises(StoreFailed, match=SESSION):
+            call(SESSION, "key.age")

@@ -49,7 +49,7 @@ def test_private_files_are_private(settings: Settings) -> None:
     init_keys(settings)
     assert stat.S_IMODE(settings.keys_dir.stat().st_mode) == 0o700
     private = [*settings.keys_dir.glob("*.key"), *settings.keys_dir.glob("*.age")]
-    assert len(private) == 4
+    assert len(private) == 5
     assert {stat.S_IMODE(path.stat().st_mode) for path in private} == {0o600}
 
 
@@ -99,3 +99,10 @@ def test_only_public_parts_are_printed(settings: Settings, monkeypatch: pytest.M
 
 def test_a_host_makes_only_the_keys_it_needs(settings: Settings) -> None:
     assert {key.role for key in init_keys(settings, ["recorder"])} == {"recorder"}
+
+
+def test_a_storage_has_a_key_that_signs_and_opens_nothing(settings: Settings) -> None:
+    init_keys(settings, ["storage"])
+    names = {path.name for path in settings.keys_dir.iterdir()}
+    assert names == {"storage.key", "storage.vkey", "trusted.txt"}
+    assert load_signer(settings, "storage").name == "desk-1/storage"

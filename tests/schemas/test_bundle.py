@@ -31,12 +31,13 @@ from schemas.bundle import (
     write_bundle,
 )
 from schemas.bundle_readme import README
+from schemas.chunks import HEADER_SIZE
 from schemas.errors import FormatError, Truncated, UnknownVersion
 from schemas.verdicts import Severity, Verdict
 from schemas.verify import verify
 from schemas.verify_chunk import MAX_CHUNK
 from schemas.verify_documents import Access
-from tests.factories import MadeSession, MemorySource, make_session, with_manifest
+from tests.factories import STORAGE, MadeSession, MemorySource, make_session, with_manifest
 
 MADE = make_session(frames=14, seed=7)
 DOCUMENTS = (
@@ -124,7 +125,7 @@ def test_a_session_without_manifest_has_no_bundle() -> None:
 
 def test_leaves_come_from_the_list_so_that_damage_can_be_placed() -> None:
     source = source_of()
-    source.chunks[1] = source.chunks[1][:-1] + b"\x00"
+    source.chunks[1] = source.chunks[1][:-1] + bytes([source.chunks[1][-1] ^ 1])
     report = verify(Bundle(io.BytesIO(bundle_of(source))), Access())
     assert [(entry.verdict, entry.chunk) for entry in report.findings] == [
         (Verdict.LEAF_MISMATCH, 1)
@@ -207,7 +208,7 @@ CASES: dict[str, tuple[Callable[[], bytes], type[BundleError]]] = {
     "no leaves": (lambda: packed(_without("leaves.txt")), MissingMember),
     "no recorder key": (lambda: packed(_without("recorder.vkey")), MissingMember),
     "a later version": (
-        lambda: packed(with_data("README.txt", README.replace(b"bundle 1", b"bundle 2", 1))),
+        lambda: packed(with_data("README.txt", README.replace(b"bundle 1", b"bundle 3", 1))),
         UnknownBundleVersion,
     ),
     "other advice": (
@@ -437,3 +438,70 @@ def test_a_manifest_with_absurd_numbers_is_refused_by_the_writer() -> None:
     source = source_of(with_manifest(MADE, chunks=10**9))
     with pytest.raises(DamagedMember, match="counts 1000000000 chunks"):
         write_bundle(io.BytesIO(), source)
+
+
+# Erased sessions ----------------------------------------------------------------------------
+
+
+def erased_bundle() -> bytes:
+    source = source_of()
+    source.erase(MADE)
+    return bundle_of(source)
+
+
+def test_the_bundle_of_an_erased_session_is_version_2_and_verifies_offline() -> None:
+    data = erased_bundle()
+    bundle = Bundle(io.BytesIO(data))
+    assert data[512:].startswith(b"Lucid bundle 2\n")
+    trusted = (MADE.processor.verifier, MADE.recorder.verifier, STORAGE.verifier)
+    report = verify(bundle, Access(trusted=trusted))
+    assert report.outcome is Severity.ERASED
+    assert report.exit_status == 0
+    assert report.root == MADE.manifest.root
+    assert bundle.wrapped_key() is None
+    assert MADE.wrapped not in data
+    for chunk in MADE.chunks:
+        assert chunk.data[HEADER_SIZE:] not in data
+
+
+def test_a_bundle_takes_no_content_that_is_still_there() -> None:
+    source = source_of()
+    source.erase(MADE)
+    source.chunks, source.wrapped = {0: MADE.chunks[0].data}, MADE.wrapped
+    assert bundle_of(source) == erased_bundle()
+
+
+def test_records_and_headers_come_together_and_only_in_version_2() -> None:
+    with tarfile.open(fileobj=io.BytesIO(erased_bundle())) as archive:
+        members = [(one.name, archive.extractfile(one).read()) for one in archive]  # type: ignore[union-attr]
+    without = [one for one in members if one[0] != "headers.bin"]
+    with pytest.raises(MissingMember, match=r"headers\.bin"):
+        Bundle(io.BytesIO(packed(without)))
+    old = [(name, README if name == "README.txt" else data) for name, data in members]
+    with pytest.raises(UnknownMember, match="erasure-content"):
+        Bundle(io.BytesIO(packed(old)))
+
+
+def test_without_a_manifest_there_is_no_bundle() -> None:
+    source = source_of()
+    source.erase(MADE, "metadata")
+    with pytest.raises(NothingToBundle, match="erased"):
+        bundle_of(source)
+
+
+@pytest.mark.skipif(shutil.which("sha256sum") is None, reason="needs coreutils")
+def test_the_readme_of_an_erased_session_says_how_to_check_it(tmp_path: Path) -> None:
+    with tarfile.open(fileobj=io.BytesIO(erased_bundle())) as archive:
+        archive.extractall(tmp_path, filter="data")
+    readme = (tmp_path / "README.txt").read_text()
+    script = readme[readme.index("python3 -c") : readme.index("3. The record")]
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == "True", done.stderr
+    lines = [line.strip() for line in readme.splitlines() if line.startswith(("  sha", "  sed"))]
+    hashes = [
+        subprocess.run(["bash", "-c", one], cwd=tmp_path, capture_output=True, check=True).stdout
+        for one in lines
+    ]
+    assert hashes[0].strip() == hashes[1].strip()

@@ -15,6 +15,7 @@ import pytest
 from schemas.anchors import anchor_of, read_anchor
 from schemas.chunks import ZSTD_VERSION, Chunk, read_chunk, unseal
 from schemas.datakey import DataKey, derive, unwrap
+from schemas.erasure import ErasureFiles
 from schemas.frames import (
     FrameRecord,
     Kind,
@@ -27,6 +28,10 @@ from schemas.manifests import Manifest, checkpoint_of, manifest_hash, read_manif
 from schemas.merkle import inclusion_proof, root, verify_inclusion
 from schemas.notes import Checkpoint, Signer, Verifier, open_note
 from schemas.progress import read_progress
+from schemas.verdicts import Severity
+from schemas.verify import verify
+from schemas.verify_documents import Access
+from tests.factories import MemorySource
 from tests.vectors import make
 
 VECTORS = Path(__file__).parents[1] / "vectors"
@@ -76,7 +81,7 @@ def verifier(role: str) -> Verifier:
     return Verifier.parse((VECTORS / f"keys/{role}.vkey").read_text())
 
 
-@pytest.mark.parametrize("role", ["recorder", "processor"])
+@pytest.mark.parametrize("role", ["recorder", "processor", "storage"])
 def test_the_signing_keys_read_and_give_their_verifier_keys(role: str) -> None:
     text = (VECTORS / f"keys/{role}.key").read_text()
     signer = Signer.parse(text)
@@ -199,3 +204,22 @@ def files_of(folder: Path) -> list[Path]:
         for path in folder.rglob("*")
         if path.is_file() and path.parent != folder and "__pycache__" not in path.parts
     ]
+
+
+def test_the_erased_vector_verifies_as_its_original_did() -> None:
+    closed, folder = Vector("closed"), VECTORS / "erased"
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    access = Access(trusted=tuple(verifier(role) for role in ("recorder", "processor", "storage")))
+    for metadata in (None, files["erasure-metadata.txt"]):
+        source = MemorySource(
+            session=closed.session, manifest_data=None if metadata else files["manifest.json"],
+            note=files["checkpoint.txt"], wrapped=None, chunks={}, listed=None,
+            erased=ErasureFiles(
+                files["erasure-content.txt"], metadata, files["leaves.txt"],
+                None if metadata else files["headers.bin"],
+            ),
+        )  # fmt: skip
+        report = verify(source, access)
+        assert report.outcome is Severity.ERASED
+        assert report.root == closed.expected["root"]
+        assert not [one for one in report.findings if one.severity is Severity.FAILED]

@@ -43,9 +43,16 @@ from schemas.audit import (  # noqa: E402
 from schemas.audit_chain import Place  # noqa: E402
 from schemas.audit_heads import Head, sign_heads  # noqa: E402
 from schemas.canonical import Strict, encode  # noqa: E402
-from schemas.chunks import Chunk, Compressor, Sealing, unseal  # noqa: E402
+from schemas.chunks import HEADER_SIZE, Chunk, Compressor, Sealing, unseal  # noqa: E402
 from schemas.controls import Abandon, Close, Gap, Keepalive, Open, Pause, Resume  # noqa: E402
 from schemas.datakey import DataKey, derive, unwrap, wrap  # noqa: E402
+from schemas.erasure import (  # noqa: E402
+    Erasure,
+    digest,
+    sign_erasure,
+    write_headers,
+    write_leaves,
+)
 from schemas.frames import FrameRecord, Kind, chain_next, chain_start, to_kafka  # noqa: E402
 from schemas.manifests import Manifest, checkpoint_of, manifest_hash  # noqa: E402
 from schemas.merkle import inclusion_proof  # noqa: E402
@@ -55,6 +62,8 @@ from schemas.progress import SessionProgress  # noqa: E402
 START = 1_767_225_600_000_000  # 2026-01-01 00:00 UTC
 RECORDER = Signer("test-only.example/recorder", b"\x11" * 32)
 PROCESSOR = Signer("test-only.example/processor", b"\x22" * 32)
+STORAGE = Signer("test-only.example/storage", b"\x33" * 32)
+DAY = 86_400_000_000
 KafkaRecord = tuple[bytes, list[tuple[str, bytes]], bytes]
 
 
@@ -327,18 +336,51 @@ def write_audit(folder: Path) -> None:
     (folder / "heads.txt").write_text(sign_heads([head], PROCESSOR), encoding="utf-8")
 
 
+def write_erased(vector: Vector, folder: Path) -> None:
+    """What is left of a session: content erased after 30 days, metadata after 90."""
+    folder.mkdir(exist_ok=True)
+    manifest = encode(vector.manifest)
+    left = {
+        "leaves.txt": write_leaves([chunk.leaf for chunk in vector.chunks]),
+        "headers.bin": write_headers(chunk.data[:HEADER_SIZE] for chunk in vector.chunks),
+    }
+    ended = vector.manifest.tally.last_time
+    content = Erasure(
+        session=str(vector.session), stage="content", scope="default", keep_days=30, ended=ended,
+        decided=ended + 30 * DAY, by="root", host="store.example",
+        manifest_hash=manifest_hash(manifest).hex(), root=vector.manifest.root,
+        chunks=len(vector.chunks), leaves_hash=digest(left["leaves.txt"]),
+        headers_hash=digest(left["headers.bin"]),
+    )  # fmt: skip
+    later = {"stage": "metadata", "scope": "project", "keep_days": 90, "headers_hash": None,
+             "decided": ended + 91 * DAY}  # fmt: skip
+    left |= {
+        "manifest.json": manifest,
+        "checkpoint.txt": PROCESSOR.sign(checkpoint_of(vector.manifest).to_text()).encode(),
+        "erasure-content.txt": sign_erasure(content, STORAGE),
+        "erasure-metadata.txt": sign_erasure(content.model_copy(update=later), STORAGE),
+    }
+    for name, data in left.items():
+        (folder / name).write_bytes(data)
+
+
 def main(target: Path) -> None:
     """Write everything under `target`."""
     write_audit(target / "audit")
     keys = target / "keys"
     keys.mkdir(parents=True, exist_ok=True)
-    for role, signer in (("recorder", RECORDER), ("processor", PROCESSOR)):
+    for role, signer in (
+        ("recorder", RECORDER), ("processor", PROCESSOR), ("storage", STORAGE),
+    ):  # fmt: skip
         (keys / f"{role}.vkey").write_text(f"{signer.verifier}\n")
         (keys / f"{role}.key").write_text(f"{signer.to_text()}\n")
     for name in SESSIONS:
         folder = target / name
         folder.mkdir(exist_ok=True)
-        write(make(name, folder, keys), folder)
+        vector = make(name, folder, keys)
+        write(vector, folder)
+        if name == "closed":
+            write_erased(vector, target / "erased")
 
 
 if __name__ == "__main__":

@@ -24,9 +24,8 @@ from agents.platform.settings import Settings
 from agents.session.pipeline.keeper import SessionKeeper, Topics
 from agents.session.pipeline.live import LiveWriter
 from agents.session.pipeline.settings import PipelineSettings
+from agents.session.pipeline.states import OF_NO_SESSION
 from schemas.events import (
-    CommandDone,
-    CommandRefused,
     RecordsExpired,
     SessionEvent,
     SessionOpened,
@@ -135,7 +134,7 @@ async def build(service: Service) -> AsyncIterator[Sequence[Part]]:
             if isinstance(event.data, SessionOpened) and event.data.partition >= partitions:
                 raise Permanent(f"session {event.subject} names partition {event.data.partition}")
             watch.heard(event)
-            if not isinstance(event.data, CommandDone | CommandRefused):
+            if not isinstance(event.data, OF_NO_SESSION):
                 await keeper.handle(event, (record.partition, record.offset))
             live.heard(event)
 

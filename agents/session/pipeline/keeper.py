@@ -23,6 +23,7 @@ from agents.session.pipeline.states import (
     FINAL,
     FRAMES,
     LIVE,
+    OF_FILES,
     SessionState,
     apply,
     concluded,
@@ -39,8 +40,6 @@ from schemas.canonical import encode
 from schemas.controls import Abandon
 from schemas.events import (
     RecordsExpired,
-    ScrubFinding,
-    ScrubResolved,
     SessionAbandoned,
     SessionCompleted,
     SessionEvent,
@@ -111,8 +110,8 @@ class SessionKeeper:
         before = await self.load(event.subject, collection)
         if isinstance(event.data, SessionCompleted | SessionIncomplete):
             return before
-        if isinstance(event.data, ScrubFinding | ScrubResolved) and not before.version:
-            return before  # a stray folder makes no session
+        if isinstance(event.data, OF_FILES) and not before.version:
+            return before  # neither a stray folder nor what is left makes a session
         after = before
         if place is None or not before.has(*place):
             check_transition(before, event.data)
@@ -120,7 +119,7 @@ class SessionKeeper:
         if place is not None and after != before:
             after = after.at(*place)
         # A rebuilt view may have the event already, and nobody has settled the session yet.
-        if after.ready and after.state not in FINAL:
+        if after.ready and after.state not in FINAL and not after.erasures:
             return await self._settle(after, collection)
         if after != before:
             return await self._write(after, collection)

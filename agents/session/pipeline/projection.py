@@ -15,6 +15,8 @@ from agents.platform.catalog import Catalog, Document
 from agents.platform.projections import Record
 from agents.session.pipeline.states import (
     FINAL,
+    OF_FILES,
+    OF_NO_SESSION,
     SessionState,
     apply,
     concluded,
@@ -24,11 +26,7 @@ from agents.session.pipeline.states import (
 )
 from agents.session.pipeline.transitions import check_transition
 from schemas.events import (
-    CommandDone,
-    CommandRefused,
     RecordsExpired,
-    ScrubFinding,
-    ScrubResolved,
     SessionCompleted,
     SessionEvent,
     SessionIncomplete,
@@ -54,10 +52,10 @@ class SessionsView:
         self, catalog: Catalog, document: Document | None, record: Record
     ) -> Document | None:
         event = event_from_kafka(record.key, record.headers, record.value)
-        if isinstance(event.data, CommandDone | CommandRefused) or _tells_of_partition(event):
+        if isinstance(event.data, OF_NO_SESSION) or _tells_of_partition(event):
             return None
-        if document is None and isinstance(event.data, ScrubFinding | ScrubResolved):
-            return None  # a stray folder makes no session
+        if document is None and isinstance(event.data, OF_FILES):
+            return None  # neither a stray folder nor what is left makes a session
         state = read_state(document or {"_id": event.subject})
         if state.has(record.partition, record.offset):
             return None

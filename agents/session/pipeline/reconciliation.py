@@ -15,6 +15,7 @@ from schemas.errors import FormatError
 from schemas.manifests import Manifest, manifest_hash
 from schemas.merkle import root
 from schemas.notes import Checkpoint, Verifier, open_note, split_note
+from schemas.verify_documents import may_sign_checkpoints
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +169,8 @@ def _checkpoint(manifest: Manifest, manifest_bytes: bytes, note: str) -> list[st
 
 
 def _signature(manifest: Manifest, note: str, trusted: Sequence[Verifier]) -> list[str]:
-    """A recorder's key signs what was captured, never what was sealed."""
-    processors = [verifier for verifier in trusted if str(verifier) != manifest.recorder]
+    """A recorder's key signs what was captured, never what was sealed; a storage's, erasures."""
+    processors = [one for one in trusted if may_sign_checkpoints(one, manifest.recorder)]
     for verifier in processors:
         with contextlib.suppress(FormatError):
             open_note(note, verifier)

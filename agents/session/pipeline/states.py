@@ -21,6 +21,10 @@ from schemas.canonical import Strict
 from schemas.events import (
     ChunkConflict,
     ChunkStoredV1,
+    CommandDone,
+    CommandRefused,
+    HoldReleased,
+    HoldSet,
     ManifestConflict,
     ManifestStored,
     RecordsExpired,
@@ -28,14 +32,21 @@ from schemas.events import (
     ScrubResolved,
     SessionAbandoned,
     SessionClosed,
+    SessionErased,
+    SessionErasing,
     SessionEvent,
     SessionHeartbeat,
     SessionOpened,
     SessionPaused,
     SessionResumed,
+    SessionShredded,
+    SessionSpared,
     SessionUnsealed,
 )
 
+Stage = Literal["content", "metadata"]
+Erasure = Literal["erasing", "shredded", "erased"]
+ERASURES: tuple[Erasure, ...] = ("erasing", "shredded", "erased")
 State = Literal["recording", "paused", "processing", "completed", "incomplete"]
 FINAL: frozenset[State] = frozenset({"completed", "incomplete"})
 MAX_DAMAGED = 1000
@@ -46,6 +57,12 @@ FRAMES = frozenset({"session.frames"})
 EVENTS = frozenset({"session.events"})
 STORED_FROM = frozenset({"session.chunks", "session.manifests"})
 MAX_LOSSES = 100
+OF_NO_SESSION = (CommandDone, CommandRefused, HoldSet, HoldReleased)
+"""Events that change no session's state."""
+OF_FILES = (
+    ScrubFinding, ScrubResolved, SessionErasing, SessionShredded, SessionErased, SessionSpared,
+)  # fmt: skip
+"""Events of what is on disk, which make no session: it may be a stray folder, or a remnant."""
 PATIENCE = 10
 """How many times longer than for a sign of a recorder one waits for what is behind a backlog."""
 
@@ -78,6 +95,8 @@ class SessionState(BaseModel):
     the first MAX_LOSSES. unsealed: the processor met its `abandon` without its `open`.
     changed: wall time in microseconds of the last news that its end depends on.
     damaged: names of stored files that a scrub found wrong, at most MAX_DAMAGED of them.
+    erasures: how far the erasure of content or metadata is, by stage; the state stays what it
+    was. Once the metadata is shredded, nothing is left here that names a person or a host.
     version: counts the writes of this document. positions: the offset of the last event that
     changed it, for each partition of the events' topic; what is not behind it was applied.
     """
@@ -108,6 +127,7 @@ class SessionState(BaseModel):
     root: str | None = None
     records: int | None = None
     settled_at: int | None = None
+    erasures: dict[Stage, Erasure] = {}
     version: int = 0
     positions: dict[str, int] = {}
 
@@ -199,11 +219,15 @@ def apply(state: SessionState, event: SessionEvent, now: int) -> SessionState:
 
     Events of other types, and late ones of a settled session, leave it as it is but for
     conflicts and damaged files, which are always counted, and for what was missing and is
-    stored after all.
+    stored after all. Of an erased session only erasure and damaged files count.
     """
     data = event.data
+    if isinstance(data, SessionErasing | SessionShredded | SessionErased | SessionSpared):
+        return _erased(state, data)
     if isinstance(data, ScrubFinding | ScrubResolved):
         return _scrubbed(state, data)
+    if state.erasures:
+        return state
     if isinstance(data, ChunkConflict | ManifestConflict):
         return _with(state, conflicts=state.conflicts + 1)
     if state.state == "completed":
@@ -310,6 +334,26 @@ def _stored(state: SessionState, data: ChunkStoredV1) -> SessionState:
         stored_bytes=state.stored_bytes + data.size,
         last_index=data.index if data.last else state.last_index,
     )
+
+
+def _erased(
+    state: SessionState, data: SessionErasing | SessionShredded | SessionErased | SessionSpared
+) -> SessionState:
+    """An erasure goes on, never back, unless it was withdrawn before anything was destroyed."""
+    if isinstance(data, SessionSpared):
+        begun = state.erasures.get("content") == "erasing"
+        kept = {stage: far for stage, far in state.erasures.items() if stage != "content"}
+        return _with(state, erasures=kept) if begun else state
+    names: dict[type[Strict], Erasure] = {
+        SessionErasing: "erasing", SessionShredded: "shredded", SessionErased: "erased",
+    }  # fmt: skip
+    far, known = names[type(data)], state.erasures.get(data.stage)
+    if known is not None and ERASURES.index(known) >= ERASURES.index(far):
+        return state
+    after = _with(state, erasures={**state.erasures, data.stage: far})
+    if data.stage == "metadata" and far != "erasing":
+        return _with(after, opened=None, end_reason=None, shortcomings=[])
+    return after
 
 
 def _scrubbed(state: SessionState, data: ScrubFinding | ScrubResolved) -> SessionState:

@@ -123,6 +123,10 @@ class Comparing:
         self.results[session] = SessionResult(session, partition, offset)
         return True
 
+    def erased(self, session: str) -> bool:
+        """Whether the session's content was erased, so that it is not made again."""
+        return self.store.erased(session)
+
     def over(self, session: str) -> bool:
         """Nothing more of the session has to be read."""
         found = self.results[session]

@@ -3,6 +3,7 @@
 ReplayProblem
 ├── BadRange          the range names no part of the log
 ├── NotInLog          no `open` record of the session is on the broker
+├── ErasedSession     its content was deleted by policy
 ├── ExpiredRange      the beginning of what was asked for is no longer on the broker
 └── AnotherKey        all that is stored of the session is sealed with another data key
 """
@@ -44,6 +45,10 @@ class BadRange(ReplayProblem):
 
 class NotInLog(ReplayProblem):
     """The session's `open` record is not on the broker."""
+
+
+class ErasedSession(ReplayProblem):
+    """The session's content was erased: it is not made again from what the log still has."""
 
 
 class ExpiredRange(ReplayProblem):
@@ -90,8 +95,14 @@ async def session_stretch(
 ) -> Stretch:
     """Where a session is, once it is sure that it can be replayed.
 
-    Raises NotInLog, ExpiredRange, NoIdentity, AnotherKey or a FormatError of its `open`.
+    Raises ErasedSession, NotInLog, ExpiredRange, NoIdentity, AnotherKey or a FormatError of
+    its `open`.
     """
+    if blobs.erased(str(session)):
+        raise ErasedSession(
+            f"the content of session {session} was erased",
+            hint="`lucid verify` says by whom, when and under which policy",
+        )
     raw = await _open_record(log, catalog, session)
     record = from_kafka(raw.key, raw.headers, raw.value)
     opened = open_session(record, raw.partition, raw.offset).opened

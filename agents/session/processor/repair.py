@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, replace
 
-from agents.platform.blobs import CHECKPOINT, KEY, MANIFEST, Blobs
+from agents.platform.blobs import CHECKPOINT, KEY, MANIFEST, Blobs, SessionErased
 from agents.platform.catalog import Catalog, chunk_document, manifest_document
 from agents.platform.eventbus import EventBus
 from agents.platform.retry import Deadline, retry
@@ -36,6 +36,15 @@ class Repair:
 
     async def session(self, found: SessionResult) -> list[int]:
         """Repair what may be repaired; the indexes of chunks that were. Each row says more."""
+        try:
+            return await self._session(found)
+        except SessionErased as error:  # while its log was read
+            found.problem = error.what
+            return []
+
+    async def _session(self, found: SessionResult) -> list[int]:
+        if self.store.erased(found.session):
+            raise SessionErased(f"session {found.session} was erased")
         chunks = [row for row in found.differences if row.name not in DOCUMENTS]
         documents = {row.name: row for row in found.differences if row.name in DOCUMENTS}
         indexes = []

@@ -127,7 +127,9 @@ class Replay:
     def _starts(self, part: Part, session: str, raw: Record) -> bool:
         if self._only is not None and session != self._only:
             return False
-        if is_open(raw) and raw.offset < part.stretch.opens_before:
+        if raw.offset < part.stretch.opens_before and self._comparing.erased(session):
+            reason = "its content was erased"
+        elif is_open(raw) and raw.offset < part.stretch.opens_before:
             if self._comparing.begin(session, raw.partition, raw.offset):
                 part.following.add(session)
                 return True

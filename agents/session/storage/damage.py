@@ -12,8 +12,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from agents.platform.blobs import CHECKPOINT, CONFLICTS, KEY, MANIFEST, TEMPORARY, chunk_index
+from agents.platform.blobs import (
+    CHECKPOINT,
+    CONFLICTS,
+    ERASED_CONTENT,
+    ERASED_METADATA,
+    HEADERS,
+    KEY,
+    LEAVES,
+    MANIFEST,
+    TEMPORARY,
+    chunk_index,
+)
 from agents.platform.catalog import Document
+from schemas.erasure import read_erasure
 from schemas.errors import FormatError
 from schemas.events import Damage
 from schemas.manifests import read_manifest
@@ -27,7 +39,8 @@ _ADVICE: dict[Damage, str] = {
     "MissingFile": _REPAIR,
     "ChecksumMismatch": f"Look at the disk; {_REPAIR}",
     "SizeMismatch": f"Look at the disk; {_REPAIR}",
-    "UnexpectedFile": "Find out who put it there, and move it away",
+    "UnexpectedFile": "Find out who put it there, and move it away; of an erased session, "
+    "`lucid retention apply` removes it",
     "CatalogMissing": f"Start storage, which ends what it began; if it stays, {_REPAIR}",
     "Unknown": f"Look at the disk and the permissions; if the disk is broken, {_REPAIR}",
 }
@@ -118,6 +131,32 @@ def _key_hash(manifest: bytes) -> str | None:
         return None
 
 
+def wanted_left(note: bytes, forgotten: bool, entry: Document | None) -> dict[str, Wanted]:
+    """What an erased session's record says of the files that stay.
+
+    note: of its content. forgotten: whether its metadata was erased, too.
+    """
+    try:
+        record = read_erasure(note)
+    except FormatError:
+        return {ERASED_CONTENT: Wanted(None, "an erasure record")}
+    found = {ERASED_CONTENT: Wanted(), LEAVES: Wanted(None, record.leaves_hash)}
+    if forgotten:
+        signed = {CHECKPOINT: Wanted()} if record.manifest_hash is not None else {}
+        return {**found, **signed, ERASED_METADATA: Wanted()}
+    documents = wanted_documents(entry, chunks=False)
+    documents.pop(KEY, None)
+    return {**found, **documents, HEADERS: Wanted(None, record.headers_hash)}
+
+
+def remnant(session: str, name: str, seen: Seen | None) -> Finding | None:
+    """A file that an erasure should have taken."""
+    if seen is None:
+        return None
+    found = seen.error or f"{seen.size} bytes"
+    return Finding(session, name, "UnexpectedFile", "no file: the session was erased", found)
+
+
 def wanted_conflict(name: str) -> Wanted | None:
     """What the name of a file that was kept aside says of it."""
     match = _CONFLICT.fullmatch(name)
@@ -137,7 +176,7 @@ def judge(
     if seen.error:
         return finding("Unknown", _told(wanted) if wanted else "a readable file", seen.error)
     young = seen.age < grace
-    if not is_ours(name):
+    if wanted is None and not is_ours(name):
         if young:
             return None
         writer = name.rpartition("/")[2].startswith(TEMPORARY)

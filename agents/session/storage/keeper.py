@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import structlog
 
-from agents.platform.blobs import CHECKPOINT, KEY, MANIFEST, Blobs, chunk_name
+from agents.platform.blobs import CHECKPOINT, KEY, MANIFEST, Blobs, SessionErased, chunk_name
 from agents.platform.catalog import Catalog, chunk_document, manifest_document
 from agents.platform.points import async_point
 from agents.session.storage.metrics import StorageMetrics
@@ -35,8 +35,8 @@ log = structlog.get_logger(__name__)
 class Keeper:
     """Stores records of `session.chunks` and `session.manifests`.
 
-    Both methods return the event that says what came of it, and raise Transient while disk
-    or catalog do not take it.
+    Both methods return the event that says what came of it, None for what belongs to an
+    erased session, and raise Transient while disk or catalog do not take it.
     """
 
     blobs: Blobs
@@ -44,8 +44,19 @@ class Keeper:
     pool: ThreadPoolExecutor
     metrics: StorageMetrics
 
-    async def keep_chunk(self, record: ChunkRecord) -> Strict:
+    async def keep_chunk(self, record: ChunkRecord) -> Strict | None:
         """Store a chunk and, with a session's first, the wrapped key."""
+        try:
+            return await self._keep_chunk(record)
+        except SessionErased as error:
+            self._late(str(record.chunk.header.session), error)
+            return None
+
+    def _late(self, session: str, error: SessionErased) -> None:
+        self.metrics.erased.inc()
+        log.warning("not stored: the session was erased", session=session, error=str(error))
+
+    async def _keep_chunk(self, record: ChunkRecord) -> Strict:
         header, leaf = record.chunk.header, record.chunk.leaf
         session, name = str(header.session), chunk_name(header.index)
         stored = await self._put(session, name, record.chunk.data)
@@ -66,8 +77,15 @@ class Keeper:
         await async_point("storage.entry-made")
         return chunk_stored(header, leaf, len(record.chunk.data))
 
-    async def keep_manifest(self, record: ManifestRecord, manifest: Manifest) -> Strict:
+    async def keep_manifest(self, record: ManifestRecord, manifest: Manifest) -> Strict | None:
         """Store a manifest and its checkpoint."""
+        try:
+            return await self._keep_manifest(record, manifest)
+        except SessionErased as error:
+            self._late(manifest.session, error)
+            return None
+
+    async def _keep_manifest(self, record: ManifestRecord, manifest: Manifest) -> Strict:
         session, digest = manifest.session, manifest_hash(record.manifest).hex()
         if not await self._put(session, MANIFEST, record.manifest):
             first = await self._run(self.blobs.get, session, MANIFEST)

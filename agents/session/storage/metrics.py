@@ -21,6 +21,10 @@ class StorageMetrics:
             "lucid_stored_conflicts", "Chunks, manifests and keys that differ from the first",
             registry=registry,
         )  # fmt: skip
+        self.erased = Counter(
+            "lucid_stored_erased", "Chunks and manifests of erased sessions, which are not taken",
+            registry=registry,
+        )  # fmt: skip
         self.put_seconds = Histogram(
             "lucid_storage_put_seconds", "Write, sync and link of one file", registry=registry
         )

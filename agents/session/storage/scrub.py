@@ -16,7 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from agents.platform.blobs import CONFLICTS, Blobs, StoreFailed, chunk_index, chunk_name
+from agents.platform.blobs import (
+    CONFLICTS,
+    ERASED_CONTENT,
+    ERASED_METADATA,
+    Blobs,
+    StoreFailed,
+    chunk_index,
+    chunk_name,
+)
 from agents.platform.catalog import Catalog, Document
 from agents.session.storage.damage import (
     DOCUMENTS,
@@ -26,9 +34,11 @@ from agents.session.storage.damage import (
     hasher,
     is_ours,
     judge,
+    remnant,
     wanted_chunk,
     wanted_conflict,
     wanted_documents,
+    wanted_left,
 )
 from agents.session.storage.reading import Reader
 from schemas.errors import FormatError, LucidError
@@ -66,12 +76,13 @@ class _Known:
     """What the catalog says of a session: its entries but for those of chunks.
 
     indexes: chunks that should have an entry; counted: those that the manifest of a settled
-    session counts.
+    session counts. left: of an erased session, the files that stay.
     """
 
     entry: Document | None
     indexes: int
     counted: int
+    left: Mapping[str, Wanted] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +128,9 @@ class Scrubber:
         names.discard(FOLDER)
         if FOLDER in (also or ()) and after < FOLDER:
             yield Look(FOLDER, False, None)
-        if session != BESIDE:
+        if known.left is not None:
+            names |= set(known.left)
+        elif session != BESIDE:
             names |= {chunk_name(index) for index in range(known.indexes)} | set(DOCUMENTS)
         for name in sorted(names):
             if name > after:
@@ -128,6 +141,10 @@ class Scrubber:
             return _Known(None, 0, 0)
         state = await self.catalog.get("sessions", session) or {}
         entry = await self.catalog.get("manifests", session)
+        note = await self._run(self._record, session)
+        if note is not None:
+            forgotten = self.blobs.path(session, ERASED_METADATA).exists()
+            return _Known(entry, 0, 0, wanted_left(note, forgotten, entry))
         counted = 0
         if entry is not None and state.get("state") in SETTLED:
             counted = _chunk_count(entry)
@@ -137,6 +154,13 @@ class Scrubber:
         while await self.catalog.get("chunks", f"{session}:{indexes}") is not None:
             indexes += 1
         return _Known(entry, indexes, counted)
+
+    def _record(self, session: str) -> bytes | None:
+        """The record that the session was erased; empty if the disk does not give it."""
+        try:
+            return self.blobs.find(session, ERASED_CONTENT)
+        except StoreFailed:
+            return b"" if self.blobs.erased(session) else None
 
     def _names(self, session: str) -> list[str]:
         """What is in a session's folder, and in its `conflicts`; of the root, what is no session's.
@@ -154,6 +178,9 @@ class Scrubber:
 
     async def _look(self, session: str, name: str, known: _Known) -> Look:
         """The entry first, then the file: an entry without a file is no matter of time."""
+        if known.left is not None and not self.blobs.stays(session, name):
+            seen = await self._run(self._seen, session, name, None)
+            return Look(name, seen is not None, remnant(session, name, seen))
         wanted = await self._wanted(session, name, known)
         seen = await self._run(self._seen, session, name, wanted)
         if seen is not None and wanted is None and is_ours(name):
@@ -163,6 +190,8 @@ class Scrubber:
         return Look(name, seen is not None, finding)
 
     async def _wanted(self, session: str, name: str, known: _Known) -> Wanted | None:
+        if known.left is not None:
+            return known.left.get(name)
         index = chunk_index(name)
         if index is None:
             documents = wanted_documents(known.entry, chunks=known.indexes > 0)

@@ -116,10 +116,12 @@ class StorageWorker:
         except (FormatError, Permanent) as error:
             await self._shared.letters.refuse(raw, error)
             return
+        if event is None:
+            return
         await self._shared.events.emit(event, (raw.key or b"").decode())
         await async_point("storage.event-sent")
 
-    async def _stored(self, raw: Record) -> Strict:
+    async def _stored(self, raw: Record) -> Strict | None:
         if raw.topic == self._shared.manifests:
             record, manifest = ManifestRecord.from_kafka(raw.key, raw.headers, raw.value)
             return await self._shared.keeper.keep_manifest(record, manifest)

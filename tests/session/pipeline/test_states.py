@@ -27,11 +27,15 @@ from schemas.events import (
     ScrubResolved,
     SessionAbandoned,
     SessionClosed,
+    SessionErased,
+    SessionErasing,
     SessionEvent,
     SessionHeartbeat,
     SessionOpened,
     SessionPaused,
     SessionResumed,
+    SessionShredded,
+    SessionSpared,
     SessionUnsealed,
 )
 
@@ -252,3 +256,63 @@ def test_damaged_files_are_named_once_and_until_they_are_mended() -> None:
     for number in range(MAX_DAMAGED + 5):
         state = apply(state, damage(f"{number:08d}.chunk"), NOW)
     assert len(state.damaged) == MAX_DAMAGED
+
+
+# Erasure --------------------------------------------------------------------------------------
+
+
+def erasing(stage: str = "content") -> SessionEvent:
+    data = SessionErasing(session=ID, stage=stage, scope="default", keep_days=30, record=LEAF)  # type: ignore[arg-type]
+    return event(data, 100)
+
+
+def shredded(stage: str = "content") -> SessionEvent:
+    return event(SessionShredded(session=ID, stage=stage, files=4, bytes=9, waiting=[]), 101)  # type: ignore[arg-type]
+
+
+def erased(stage: str = "content") -> SessionEvent:
+    return event(SessionErased(session=ID, stage=stage), 102)  # type: ignore[arg-type]
+
+
+SPARED = event(SessionSpared(session=ID, hold="everything"), 103)
+
+
+def settled(state: str) -> SessionState:
+    return after([*RECORDER, *STORAGE]).model_copy(update={"state": state, "shortcomings": ["x"]})
+
+
+@pytest.mark.parametrize("state", ["completed", "incomplete"])
+def test_an_erased_session_keeps_its_state(state: str) -> None:
+    before = settled(state)
+    steps = [before]
+    for one in (erasing(), erasing(), shredded(), erasing(), erased(), shredded()):
+        steps.append(apply(steps[-1], one, NOW))
+    assert [step.erasures.get("content") for step in steps] == [
+        None, "erasing", "erasing", "shredded", "shredded", "erased", "erased",
+    ]  # fmt: skip
+    assert {step.state for step in steps} == {state}
+    assert steps[-1].opened == before.opened
+
+
+@pytest.mark.parametrize("late", [*RECORDER, *STORAGE, stored(7)])
+def test_nothing_late_opens_an_erased_session_again(late: SessionEvent) -> None:
+    begun = apply(settled("incomplete"), erasing(), NOW)
+    assert apply(begun, late, NOW) == begun
+
+
+def test_without_metadata_nothing_names_a_person_or_a_host() -> None:
+    state = apply(settled("incomplete"), shredded(), NOW)
+    state = apply(state, erasing("metadata"), NOW)
+    assert state.opened is not None, "the files are still there"
+    state = apply(state, shredded("metadata"), NOW)
+    assert (state.opened, state.end_reason, state.shortcomings) == (None, None, [])
+    assert state.erasures == {"content": "shredded", "metadata": "shredded"}
+    assert state.manifest_hash == LEAF
+
+
+def test_a_session_is_spared_only_before_anything_is_destroyed() -> None:
+    begun = apply(settled("completed"), erasing(), NOW)
+    assert apply(begun, SPARED, NOW) == settled("completed")
+    gone = apply(begun, shredded(), NOW)
+    assert apply(gone, SPARED, NOW) == gone
+    assert apply(settled("completed"), SPARED, NOW) == settled("completed")

@@ -24,7 +24,7 @@ from prometheus_client import CollectorRegistry
 from agents.auditor.access import load_access
 from agents.auditor.sessions import find_session
 from agents.auditor.verify import run_verification
-from agents.platform.blobs import CHECKPOINT, KEY, MANIFEST, Blobs, chunk_name
+from agents.platform.blobs import CHECKPOINT, ERASED_CONTENT, KEY, MANIFEST, Blobs, chunk_name
 from agents.platform.catalog import Catalog
 from agents.platform.contract import Contract, apply_contract, load_contract
 from agents.platform.keys import init_keys, load_identities, load_recipients, load_signer
@@ -32,7 +32,14 @@ from agents.platform.producer import Producer
 from agents.platform.settings import Settings
 from agents.session.processor import sealer
 from agents.session.processor.commands import Order, OutputTaken, Report, report_fields, run_replay
-from agents.session.processor.ranges import AnotherKey, BadRange, ExpiredRange, NotInLog
+from agents.session.processor.ranges import (
+    AnotherKey,
+    BadRange,
+    ErasedSession,
+    ExpiredRange,
+    NotInLog,
+)
+from agents.session.processor.repair import Repair
 from agents.session.processor.sealer import open_session
 from agents.session.processor.session import Session
 from agents.session.processor.settings import ProcessorSettings
@@ -655,3 +662,46 @@ async def test_records_that_a_processor_refuses_are_counted(house: House) -> Non
     report = await house.replay(session)
     assert report.exit_status == 0
     assert report.results[0].refused == {"UnknownVersion": 1}
+
+
+# Erased sessions --------------------------------------------------------------------------------
+
+
+async def test_an_erased_session_is_not_made_again_though_the_log_has_it(empty_log: House) -> None:
+    house = empty_log
+    erased, other = await house.record(seed=51), await house.record(seed=52)
+    folder = house.blobs.folder(erased)
+    for path in folder.iterdir():
+        path.unlink()
+    (folder / ERASED_CONTENT).write_bytes(b"record")
+    for repair in (False, True):
+        with pytest.raises(ErasedSession, match="was erased"):
+            await house.replay(erased, repair=repair)
+    first = min(house.logs[erased][0].time, house.logs[other][0].time)
+    report = await house.replay(
+        repair=True, from_time=datetime.fromtimestamp(first / 1e6 - 60, UTC),
+        to_time=datetime.fromtimestamp(first / 1e6 + 3600, UTC),
+    )  # fmt: skip
+    assert [one.session for one in report.results] == [other]
+    assert [(one.session, one.reason) for one in report.passed] == [
+        (erased, "its content was erased")
+    ]
+    assert [path.name for path in folder.iterdir()] == [ERASED_CONTENT]
+
+
+async def test_an_erasure_during_a_replay_stops_its_repair(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = await house.record(seed=53)
+    house.path(session, 1).unlink()
+    real = Repair.session
+
+    async def erased_first(self: Repair, found: Any) -> list[int]:
+        (house.blobs.folder(session) / ERASED_CONTENT).write_bytes(b"record")
+        return await real(self, found)
+
+    monkeypatch.setattr(Repair, "session", erased_first)
+    report = await house.replay(session, repair=True)
+    assert report.exit_status == 1
+    assert "was erased" in report.results[0].problem
+    assert not house.path(session, 1).exists()

@@ -36,7 +36,7 @@ from schemas.events import ScrubFinding, ScrubResolved, event_from_kafka
 from schemas.manifests import read_manifest
 from schemas.stored import ChunkRecord, ManifestRecord
 from tests.conftest import Stack
-from tests.factories import MadeSession, make_session
+from tests.factories import MadeSession, MemorySource, make_session
 from tests.platform.topics import create_topic
 
 
@@ -381,3 +381,68 @@ async def test_it_leaves_a_catalog_that_hangs_at_once(store: Store) -> None:
             begin = time.monotonic()
             await run_until(store.rounds(), lambda: time.monotonic() - begin > 0.2)
             assert time.monotonic() - begin < 4
+
+
+# Erased sessions ------------------------------------------------------------------------------
+
+
+def erase(store: Store, *, metadata: bool = False) -> None:
+    """Leave what an erasure leaves."""
+    source = MemorySource.of(store.made)
+    source.erase(store.made, "metadata" if metadata else "content")
+    left = source.erased
+    assert left is not None
+    assert left.leaves is not None
+    for path in store.blobs.folder(store.session).iterdir():
+        if path.suffix in (".chunk", ".age") or (metadata and path.name == "manifest.json"):
+            path.unlink()
+    files = {
+        "leaves.txt": left.leaves, "headers.bin": left.headers,
+        "erasure-content.txt": left.content, "erasure-metadata.txt": left.metadata,
+    }  # fmt: skip
+    for name, data in files.items():
+        if data is not None:
+            store.path(name).write_bytes(data)
+
+
+async def test_what_was_erased_is_not_missed(store: Store) -> None:
+    await store.fill()
+    await store.catalog.insert(
+        await store.catalog.where("sessions"), {"_id": store.session, "state": "completed"}
+    )
+    erase(store)
+    assert await store.verdicts() == {}
+    names = {one.name async for one in store.scrubber().look(store.session)}
+    assert names == {"manifest.json", "checkpoint.txt", "leaves.txt", "headers.bin",
+                     "erasure-content.txt"}  # fmt: skip
+    await store.catalog.delete("manifests", store.session)
+    erase(store, metadata=True)
+    store.path("headers.bin").unlink()
+    assert await store.verdicts() == {}
+
+
+async def test_remnants_and_damage_of_what_stays_are_found(store: Store) -> None:
+    await store.fill()
+    erase(store)
+    store.path("00000001.chunk").write_bytes(store.made.chunks[1].data)
+    store.path("key.age").write_bytes(store.made.wrapped)
+    flip(store.path("leaves.txt"))
+    store.path("headers.bin").unlink()
+    flip(store.path("manifest.json"))
+    assert await store.verdicts() == {
+        "00000001.chunk": "UnexpectedFile", "key.age": "UnexpectedFile",
+        "leaves.txt": "ChecksumMismatch", "headers.bin": "MissingFile",
+        "manifest.json": "ChecksumMismatch",
+    }  # fmt: skip
+    store.path("erasure-content.txt").write_bytes(b"something else")
+    assert (await store.verdicts())["erasure-content.txt"] == "ChecksumMismatch"
+
+
+async def test_findings_of_files_that_were_erased_are_taken_back(store: Store) -> None:
+    await store.fill()
+    store.path("00000001.chunk").unlink()
+    await store.rounds().round()
+    assert len(await Ledger(store.catalog).open_findings()) == 1
+    erase(store)
+    await store.rounds().round()
+    assert await Ledger(store.catalog).open_findings() == []
