@@ -16,6 +16,7 @@ class ServiceName(StrEnum):
     PROCESSOR = "processor"
     STORAGE = "storage"
     PIPELINE = "pipeline"
+    API = "api"
 
 
 def run(service: Annotated[ServiceName, typer.Argument(help="Which service to run.")]) -> None:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from agents.auditor.files import whole_file
-from agents.auditor.verify import Step
+from agents.platform.verification import Step
 from schemas.bundle import Bundle, Written, write_bundle
 from schemas.errors import LucidError
 from schemas.verify import SessionSource

@@ -19,10 +19,11 @@ from agents.auditor.access import load_access
 from agents.auditor.bundle import open_bundle, save_bundle
 from agents.auditor.files import whole_file
 from agents.auditor.reading import frame_payloads, open_session
-from agents.auditor.sessions import SessionSummary, find_session, list_sessions, show_session
-from agents.auditor.verify import Step, run_verification
+from agents.auditor.sessions import SessionSummary, list_sessions, show_session
 from agents.platform.output import AsJson, errors, print_json, print_wide
 from agents.platform.settings import Settings
+from agents.platform.stored_sessions import find_session
+from agents.platform.verification import Step, run_verification
 from schemas.errors import LucidError
 from schemas.sessions import InvalidSessionId, parse_session_id
 from schemas.verdicts import Report, Severity, Verdict

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from agents.auditor.verify import Step
+from agents.platform.verification import Step
 from schemas.canonical import decode
 from schemas.chunks import ChunkHeader, read_chunk, unseal
 from schemas.controls import Open

@@ -112,6 +112,11 @@ class Audit:
         """Acts in memory that are neither on disk nor on the broker."""
         return len(self._queue)
 
+    @property
+    def full(self) -> bool:
+        """Whether the next note would be refused."""
+        return len(self._queue) >= self._most
+
     async def record(
         self, data: Strict, subject: str, *, actor: Actor | None = None
     ) -> AuditEvent:  # fmt: skip
@@ -142,7 +147,7 @@ class Audit:
         Raises AuditFull when too many wait, and InvalidEvent. Nothing that was noted is lost
         but with the process.
         """
-        if len(self._queue) >= self._most:
+        if self.full:
             raise AuditFull(
                 f"{self._most} acts wait to be put down in {self._topic}",
                 hint="Look at the broker and the disk; it goes on by itself", retry_after=1.0,

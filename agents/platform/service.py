@@ -46,7 +46,7 @@ from agents.platform.broker import BrokerProbe, wait_for_broker
 from agents.platform.health import Health, HealthServer, free_disk
 from agents.platform.logging import configure
 from agents.platform.metrics import Metrics
-from agents.platform.retry import Backoff, Deadline, retry
+from agents.platform.retry import Backoff, Deadline, Transient, retry
 from agents.platform.settings import Settings
 from schemas.errors import LucidError
 
@@ -106,6 +106,13 @@ class Service:
     stop: StopSignal = field(default_factory=StopSignal)
     port: int = 0
     """Where health and metrics listen, once they do."""
+    started: bool = False
+    """Whether `build` is done; the service is not ready before."""
+
+    async def check_started(self) -> None:
+        """Raise Transient until everything is in its place."""
+        if not self.started:
+            raise Transient("the service is starting")
 
     @property
     def run_folder(self) -> Path:
@@ -155,7 +162,9 @@ def make_service(name: str, settings: Settings, section: ListeningSection) -> Se
     health = Health(name, version=version(), metrics=metrics)
     folders = [settings.home, settings.scratch_dir]
     health.add("disk", free_disk(folders, least=int(settings.min_free)))
-    return Service(name, settings, section, metrics, health)
+    service = Service(name, settings, section, metrics, health)
+    health.add("start", service.check_started)
+    return service
 
 
 @contextlib.asynccontextmanager
@@ -237,6 +246,7 @@ async def _work(service: Service, build: Build, prepare: Prepare) -> None:
     try:
         async with prepare(service), build(service) as parts:
             starting.cancel()
+            service.started = True
             log.info("ready", port=service.port)
             await _run_parts(service, parts)
     finally:

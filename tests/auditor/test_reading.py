@@ -16,7 +16,7 @@ from agents.auditor.reading import (
     open_session,
     read_records,
 )
-from agents.auditor.verify import run_verification
+from agents.platform.verification import run_verification
 from schemas.bundle import BundleError
 from schemas.datakey import NoIdentity
 from schemas.frames import Kind

@@ -10,7 +10,7 @@ import asyncio
 from typing import Any
 
 import structlog
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
@@ -19,9 +19,9 @@ from starlette.responses import JSONResponse, Response
 from agents.platform.health import METRICS_TYPE, Answer, Health
 from agents.session.api.context import api_of
 from agents.session.api.envelope import Envelope
-from agents.session.api.guard import BASE, ROUTES
+from agents.session.api.guard import BASE, ROUTES, reader
 from agents.session.api.metrics import ApiMetrics
-from agents.session.api.problems import Code, Problem, answer, translate
+from agents.session.api.problems import Problem, answer, translate
 from agents.session.api.routes import activity, chunks, evidence, sessions
 from schemas.errors import LucidError
 
@@ -41,7 +41,8 @@ def make_app(health: Health, metrics: ApiMetrics) -> FastAPI:
         openapi_url=None, redirect_slashes=False,
     )  # fmt: skip
     for module in (sessions, chunks, evidence, activity):
-        app.include_router(module.router)
+        # Here, and not at each route, so that none can be added without.
+        app.include_router(module.router, dependencies=[Depends(reader)])
     _add_public(app, health)
     app.add_middleware(Envelope, metrics=metrics)
     for kind in (LucidError, RequestValidationError, HTTPException):
@@ -128,6 +129,3 @@ def _describe_not_modified(operation: dict[str, Any]) -> None:
         "schema": {"type": "string", "maxLength": 1000},
         "description": "Entity tags that the client has",
     })  # fmt: skip
-
-
-__all__ = ["Code", "make_app", "openapi_document"]

@@ -35,7 +35,8 @@ class AuditView(Folding[AuditEvent]):
         entry = {
             "offset": record.offset, "id": event.id, "type": event.type, "time": event.micros,
             "subject": event.subject, "source": event.source, "user": event.user,
-            "user_type": event.user_type, "data": event.data.model_dump(mode="json"),
+            "user_type": event.user_type, "address": event.address,
+            "roles": list(event.roles), "data": event.data.model_dump(mode="json"),
         }  # fmt: skip
         return {**document, "entries": [*document.get("entries", []), entry]}
 

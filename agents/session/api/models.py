@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from schemas.anchors import Anchor
+
 State = Literal["recording", "paused", "processing", "completed", "incomplete"]
 SESSION = "01a20c5b-f2fa-7557-ac1e-5c3397094c1d"
 HASH = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
@@ -222,6 +224,26 @@ class Consistency(BaseModel):
     new_root: str
     proof: list[str]
     signed: bool
+
+
+class VerificationRunning(BaseModel):
+    """A verification that has not ended: how many chunks are checked, and of how many."""
+
+    model_config = _example({"session": SESSION, "done": 12, "total": 61})
+
+    session: str
+    done: int
+    total: int
+
+
+class Anchored(BaseModel):
+    """A session's anchor (docs/formats/events.md)."""
+
+    model_config = _example({"anchor": {
+        "version": 1, "session": SESSION, "manifest_hash": HASH, "started_at": 1795000000000000,
+        "owner": "ada", "merkle_root": HASH, "chunk_count": 61}})  # fmt: skip
+
+    anchor: Anchor
 
 
 class EventItem(BaseModel):

@@ -22,14 +22,14 @@ from aiokafka.admin.records_to_delete import RecordsToDelete
 from prometheus_client import CollectorRegistry
 
 from agents.auditor.access import load_access
-from agents.auditor.sessions import find_session
-from agents.auditor.verify import run_verification
 from agents.platform.blobs import CHECKPOINT, ERASED_CONTENT, KEY, MANIFEST, Blobs, chunk_name
 from agents.platform.catalog import Catalog
 from agents.platform.contract import Contract, apply_contract, load_contract
 from agents.platform.keys import init_keys, load_identities, load_recipients, load_signer
 from agents.platform.producer import Producer
 from agents.platform.settings import Settings
+from agents.platform.stored_sessions import find_session
+from agents.platform.verification import run_verification
 from agents.session.processor import sealer
 from agents.session.processor.commands import Order, OutputTaken, Report, report_fields, run_replay
 from agents.session.processor.ranges import (

@@ -12,8 +12,8 @@ import pytest
 from agents.auditor.access import load_access
 from agents.auditor.bundle import open_bundle, save_bundle
 from agents.auditor.reading import ErasedContent, open_session
-from agents.auditor.sessions import find_session
-from agents.auditor.verify import run_verification
+from agents.platform.stored_sessions import find_session
+from agents.platform.verification import run_verification
 from agents.session.storage.retention_holds import NoSuchHold
 from schemas.audit import ErasureBegun
 from schemas.erasure import read_erasure

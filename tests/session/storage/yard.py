@@ -15,14 +15,14 @@ from aiokafka import AIOKafkaConsumer
 from prometheus_client import CollectorRegistry
 
 from agents.auditor.access import load_access
-from agents.auditor.sessions import find_session
-from agents.auditor.verify import run_verification
 from agents.platform.blobs import Blobs
 from agents.platform.catalog import Catalog
 from agents.platform.contract import Contract, apply_contract, load_contract
 from agents.platform.keys import init_keys, load_signer
 from agents.platform.producer import Producer
 from agents.platform.settings import Settings
+from agents.platform.stored_sessions import find_session
+from agents.platform.verification import run_verification
 from agents.session.pipeline.states import SessionState, state_document
 from agents.session.storage.keeper import Keeper
 from agents.session.storage.metrics import StorageMetrics

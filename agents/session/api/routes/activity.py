@@ -66,8 +66,7 @@ async def audit(
         if len(entries) < limit:
             below = min(below, (below - 1) // PAGE * PAGE)
     body = {
-        "entries": [{**dict.fromkeys(models.AuditItem.model_fields), "address": "", "roles": [],
-                     **entry} for entry in entries],
+        "entries": entries,
         "next": write_cursor([below], about) if below > 0 else None,
     }  # fmt: skip
     return reply(request, json_bytes(body), items=len(entries))

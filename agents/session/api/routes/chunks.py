@@ -41,13 +41,15 @@ async def list_chunks(
     about = {"session": row.session, "since": since, "until": until}
     first = 0 if cursor is None else read_cursor(cursor, about, (int,))[0]
     behind = first + limit
+    found = await api_of(request).reading.chunks(row, first, behind + 1)
     entries = [
         {**dict.fromkeys(models.ChunkItem.model_fields), **entry}
-        for entry in await api_of(request).reading.chunks(row, first, behind)
-        if (since is None or entry.get("last_time", since) >= since)
+        for entry in found
+        if entry["index"] < behind
+        and (since is None or entry.get("last_time", since) >= since)
         and (until is None or entry.get("first_time", 0) < until)
     ]
-    more = behind < row.chunks
+    more = behind < row.chunks or any(entry["index"] == behind for entry in found)
     body = {"chunks": entries, "next": write_cursor([behind], about) if more else None}
     return reply(request, json_bytes(body), items=len(entries))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request
@@ -11,10 +12,13 @@ from agents.session.api import models
 from agents.session.api.context import api_of
 from agents.session.api.guard import BASE, VisibleSession
 from agents.session.api.problems import ApiProblem, Code, responses
-from agents.session.api.support import json_bytes, reply
+from agents.session.api.support import json_bytes, reply, tag_of
+from agents.session.api.verifying import TooMany
+from schemas.anchors import anchor_of
 from schemas.manifests import read_manifest
 from schemas.merkle import consistency_proof, inclusion_proof, root
 from schemas.proofs import Proof, write_proof
+from schemas.verdicts import Report
 
 router = APIRouter(prefix=f"{BASE}/sessions/{{session}}", tags=["evidence"])
 PLAIN = "text/plain; charset=utf-8"
@@ -48,6 +52,18 @@ async def checkpoint(request: Request, row: VisibleSession) -> Response:
     """The processor's signature over the session's tree and manifest."""
     found = await api_of(request).reading.manifest(row)
     return reply(request, found["checkpoint"].encode(), media_type=PLAIN)
+
+
+@router.get(
+    "/anchor",
+    response_model=models.Anchored,
+    responses=responses(Code.SESSION_NOT_FOUND, Code.NOT_YET),
+)
+async def anchor(request: Request, row: VisibleSession) -> Response:
+    """What a ledger outside of Lucid registers of the session."""
+    found = await api_of(request).reading.manifest(row)
+    registered = anchor_of(read_manifest(found["manifest"].encode()))
+    return reply(request, json_bytes({"anchor": registered.model_dump(mode="json")}))
 
 
 @router.get(
@@ -119,3 +135,31 @@ async def _signed_root(request: Request, row: VisibleSession) -> tuple[int, str]
         return None
     signed = read_manifest(found["manifest"].encode())
     return signed.chunks, signed.root
+
+
+@router.get(
+    "/verification",
+    response_model=Report,
+    responses={
+        **responses(Code.SESSION_NOT_FOUND),
+        202: {"model": models.VerificationRunning, "description": "It runs; ask again"},
+    },
+)
+async def verification(
+    request: Request,
+    row: VisibleSession,
+    wait: Annotated[float, Query(ge=0, le=30, description="Seconds to wait for the report")] = 2.0,
+) -> Response:
+    """The report of `lucid verify`, without a private key: what decrypts is left unchecked."""
+    api = api_of(request)
+    try:
+        found = api.verifications.of(row.session, tag_of(row.body))
+    except TooMany:
+        raise ApiProblem(
+            Code.UNAVAILABLE, "too many sessions wait to be verified", headers={"Retry-After": "30"}
+        ) from None
+    await asyncio.wait([found.task], timeout=wait)
+    if not found.task.done():
+        body = {"session": row.session, "done": found.progress.done, "total": found.progress.total}
+        return Response(json_bytes(body), 202, {"Retry-After": "2"}, media_type="application/json")
+    return reply(request, json_bytes(found.task.result().model_dump(mode="json")))

@@ -14,8 +14,9 @@ from agents.session.api.context import api_of
 from agents.session.api.guard import BASE, ReaderOf, VisibleSession
 from agents.session.api.index import Query as Wanted
 from agents.session.api.index import Sort, item_of
-from agents.session.api.problems import Code, responses
+from agents.session.api.problems import ApiProblem, Code, responses
 from agents.session.api.support import json_bytes, read_cursor, reply, write_cursor
+from schemas.live import LiveState
 
 router = APIRouter(prefix=BASE, tags=["sessions"])
 Text = Annotated[str, Query(max_length=1000)]
@@ -149,3 +150,18 @@ async def statistics(request: Request, row: VisibleSession) -> Response:
         "slowest_chunk_seconds": None if slowest is None else slowest / 1e6,
     }
     return reply(request, json_bytes(body))
+
+
+@router.get(
+    "/sessions/{session}/live",
+    response_model=LiveState,
+    responses=responses(Code.SESSION_NOT_FOUND, Code.NOT_YET),
+)
+async def live(request: Request, row: VisibleSession) -> Response:
+    """How a running session goes, by its last heartbeats. It is in Redis, and gone with it."""
+    found = await api_of(request).live.get(row.session)
+    if found is None:
+        raise ApiProblem(
+            Code.NOT_YET, f"nothing was heard of session {row.session} in the last minute"
+        )
+    return reply(request, json_bytes(found.model_dump(mode="json")))
