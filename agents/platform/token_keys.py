@@ -126,7 +126,8 @@ def _replace(path: Path, text: str) -> None:
 def _alone(folder: Path) -> Iterator[None]:
     """Keep other commands from changing the folder; makes it."""
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for each in (folder.parent, folder):
+            each.mkdir(parents=True, exist_ok=True, mode=0o700)
         with file_lock(folder / ".lock", wait_seconds=30, waiting=lambda: None):
             yield
     except OSError as error:

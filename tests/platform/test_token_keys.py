@@ -54,6 +54,7 @@ def test_files_are_private_and_named_by_the_key(settings: Settings) -> None:
     kid = rotate(settings, now=NOW).kid
     folder = keys_folder(settings)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE(settings.keys_dir.stat().st_mode) == 0o700
     assert stat.S_IMODE((folder / f"{kid}.jwk").stat().st_mode) == 0o600
     assert stat.S_IMODE((folder / f"{kid}.pub.jwk").stat().st_mode) == 0o644
     public = json.loads((folder / f"{kid}.pub.jwk").read_text())
