@@ -75,6 +75,20 @@ def test_a_rotation_leaves_one_key_that_signs(settings: Settings) -> None:
     assert {key.kid: key.until for key in list_keys(settings)}[first] == NOW + 5 + LAST_TOKENS
 
 
+def test_a_rotation_leaves_the_keys_of_other_hosts_alone(
+    settings: Settings, tmp_path: Path
+) -> None:
+    other = Settings.load(home=tmp_path / "other")
+    theirs = rotate(other, now=NOW).kid
+    ours = rotate(settings, now=NOW).kid
+    name = f"{theirs}.pub.jwk"
+    (keys_folder(settings) / name).write_text((keys_folder(other) / name).read_text())
+    rotate(settings, now=NOW + 5)
+    found = {key.kid: key.until for key in list_keys(settings)}
+    assert found[theirs] is None
+    assert found[ours] == NOW + 5 + LAST_TOKENS
+
+
 def test_a_key_is_retired_once_its_tokens_have_ended(settings: Settings) -> None:
     first = rotate(settings, now=NOW).kid
     with pytest.raises(KeyInUse, match="signs tokens"):
