@@ -1,6 +1,6 @@
 """Revoked tokens: a list in Redis, checked at each request through a copy in this process.
 
-    revocations = Revocations(client, past, grace=settings.revocation_grace)
+    revocations = open_revocations(settings, contract, client)
     await revocations.check(claims.jti)          raises TokenRevoked or RevocationsUnknown
     await revocations.revoke(jti, reason)        once audit.events has it
     await revocations.listing()
@@ -99,6 +99,13 @@ async def revoked_lately(settings: Settings, contract: Contract) -> list[Revocat
 
 
 Past = Callable[[], Awaitable[Sequence[Revocation]]]
+
+
+def open_revocations(settings: Settings, contract: Contract, client: RedisClient) -> Revocations:
+    """The installation's list, with its grace, filled from its `audit.events`."""
+    return Revocations(
+        client, lambda: revoked_lately(settings, contract), grace=settings.revocation_grace
+    )
 
 
 @dataclass(frozen=True, slots=True)

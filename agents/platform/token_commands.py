@@ -18,7 +18,7 @@ from agents.platform.output import AsJson, print_json, print_wide, quiet, say
 from agents.platform.producer import Producer
 from agents.platform.redis_client import RedisClient, RedisUnreachable
 from agents.platform.retry import Transient, Unreachable
-from agents.platform.revocation import Revocation, Revocations, revoked_lately
+from agents.platform.revocation import Revocation, open_revocations
 from agents.platform.settings import Settings
 from agents.platform.token_keys import LAST_TOKENS, TokenKey, list_keys, retire, rotate
 from agents.platform.tokens import (
@@ -145,7 +145,7 @@ async def revoke_token(settings: Settings, jti: str, reason: str) -> Revocation:
                 await Audit(producer, contract, host=settings.host).record(act, jti)
         except Transient as error:
             durable = error
-        revocations = Revocations(client, lambda: revoked_lately(settings, contract))
+        revocations = open_revocations(settings, contract, client)
         try:
             entry = await revocations.revoke(jti, reason)
         except RedisUnreachable as error:
@@ -186,7 +186,7 @@ async def _revoked(settings: Settings) -> list[Revocation]:
     contract = load_contract(settings)
     async with (
         RedisClient(settings) as client,
-        Revocations(client, lambda: revoked_lately(settings, contract)) as revocations,
+        open_revocations(settings, contract, client) as revocations,
     ):
         await revocations.healthy()
         return await revocations.listing()

@@ -126,7 +126,8 @@ def _replace(path: Path, text: str) -> None:
 def _alone(folder: Path) -> Iterator[None]:
     """Keep other commands from changing the folder; makes it."""
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for each in (folder.parent, folder):
+            each.mkdir(parents=True, exist_ok=True, mode=0o700)
         with file_lock(folder / ".lock", wait_seconds=30, waiting=lambda: None):
             yield
     except OSError as error:
@@ -137,16 +138,17 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def rotate(settings: Settings, *, now: int | None = None) -> TokenKey:
-    """Make a key that signs from now on; the others verify until their last tokens have ended.
+    """Make a key that signs from now on; those that did verify until their last tokens end.
 
-    Verifiers see the new public key before anything is signed with it. Raises KeyProblem.
+    Public keys of other hosts stay as they are. Verifiers see the new public key before
+    anything is signed with it. Raises KeyProblem.
     """
     folder, when = keys_folder(settings), _now(now)
     key = _new_key(when)
     with _alone(folder):
         _replace(folder / f"{key.kid}{_PUBLIC}", write_jwk(key.public_part()))
         create_key_file(folder / f"{key.kid}{_PRIVATE}", lambda: write_jwk(key))
-        for kid in _names(folder, _PUBLIC):
+        for kid in _names(folder, _PRIVATE):
             if kid != key.kid:
                 _stop_signing(folder, kid, when)
     return TokenKey(key.kid, when, None, True)

@@ -127,8 +127,8 @@ class Installation:
         return str(wait_for(look, f"settled session {session}", seconds))
 
 
-def install(home: Path, stack: Stack) -> Installation:
-    """Topics and keys of a fresh installation on the servers of this run."""
+def install(home: Path, stack: Stack, **more: str) -> Installation:
+    """Topics and keys of a fresh installation on the servers of this run; `more` settings."""
     home.mkdir(parents=True, exist_ok=True)
     env = {name: value for name, value in os.environ.items() if not name.startswith("LUCID_")}
     mark = uuid4().hex[:10]
@@ -136,7 +136,7 @@ def install(home: Path, stack: Stack) -> Installation:
         LUCID_HOME=str(home), LUCID_KAFKA=stack.kafka, LUCID_MONGO=stack.mongo,
         LUCID_REDIS=stack.redis, LUCID_TOPIC_PREFIX=f"e2e-{mark}.", LUCID_DATABASE=f"e2e_{mark}",
         LUCID_HOST="desk1", LUCID_PIPELINE_ABANDON_AFTER="6", LUCID_PIPELINE_WATCH_EVERY="0.5",
-        **{f"LUCID_{service.upper()}_PORT": "0" for service in SERVICES},
+        **{f"LUCID_{service.upper()}_PORT": "0" for service in SERVICES}, **more,
     )  # fmt: skip
     installation = Installation(home, env)
     installation.lucid("keys", "init")

@@ -15,9 +15,10 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from agents.platform.contract import apply_contract, load_contract
+from agents.platform.producer import Producer
 from agents.platform.redis_client import RedisClient
 from agents.platform.retry import BrokerUnreachable
-from agents.platform.revocation import Revocations, TokenRevoked, revoked_lately
+from agents.platform.revocation import TokenRevoked, open_revocations, revoked_lately
 from agents.platform.settings import Settings
 from agents.platform.token_commands import RevocationIncomplete, app
 from agents.platform.token_keys import list_keys, rotate
@@ -182,7 +183,7 @@ async def check_as_a_new_process(settings: Settings, jti: str) -> None:
     contract = load_contract(settings)
     async with (
         RedisClient(settings) as client,
-        Revocations(client, lambda: revoked_lately(settings, contract)) as revocations,
+        open_revocations(settings, contract, client) as revocations,
     ):
         with pytest.raises(TokenRevoked):
             await revocations.check(jti)
@@ -258,4 +259,17 @@ def test_what_is_no_token_of_ours_is_not_revoked(alone: Settings, tmp_path: Path
 
 def test_other_audit_events_do_not_disturb_the_past(house: House) -> None:
     run("issue", *GIVEN)
-    assert asyncio.run(revoked_lately(house.settings, load_contract(house.settings))) == []
+    jti = str(uuid4())
+    run("revoke", jti)
+    contract = load_contract(house.settings)
+    good = audit.AuditEvent(audit.TokenRevoked(jti=jti, reason="x"), "lucid/cli/h", jti, user="u")
+    key, headers, _ = good.to_kafka()
+
+    async def add_nonsense() -> None:
+        async with Producer(house.settings, contract.limits) as producer:
+            topic = contract.topic("audit.events").full_name
+            await producer.send(topic, b"nonsense", key=key, headers=[*headers])
+
+    asyncio.run(add_nonsense())
+    found = asyncio.run(revoked_lately(house.settings, contract))
+    assert [entry.jti for entry in found] == [jti]

@@ -54,6 +54,7 @@ def test_files_are_private_and_named_by_the_key(settings: Settings) -> None:
     kid = rotate(settings, now=NOW).kid
     folder = keys_folder(settings)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE(settings.keys_dir.stat().st_mode) == 0o700
     assert stat.S_IMODE((folder / f"{kid}.jwk").stat().st_mode) == 0o600
     assert stat.S_IMODE((folder / f"{kid}.pub.jwk").stat().st_mode) == 0o644
     public = json.loads((folder / f"{kid}.pub.jwk").read_text())
@@ -72,6 +73,20 @@ def test_a_rotation_leaves_one_key_that_signs(settings: Settings) -> None:
             if not path.name.endswith(".pub.jwk")] == [f"{second}.jwk"]  # fmt: skip
     rotate(settings, now=NOW + 60)
     assert {key.kid: key.until for key in list_keys(settings)}[first] == NOW + 5 + LAST_TOKENS
+
+
+def test_a_rotation_leaves_the_keys_of_other_hosts_alone(
+    settings: Settings, tmp_path: Path
+) -> None:
+    other = Settings.load(home=tmp_path / "other")
+    theirs = rotate(other, now=NOW).kid
+    ours = rotate(settings, now=NOW).kid
+    name = f"{theirs}.pub.jwk"
+    (keys_folder(settings) / name).write_text((keys_folder(other) / name).read_text())
+    rotate(settings, now=NOW + 5)
+    found = {key.kid: key.until for key in list_keys(settings)}
+    assert found[theirs] is None
+    assert found[ours] == NOW + 5 + LAST_TOKENS
 
 
 def test_a_key_is_retired_once_its_tokens_have_ended(settings: Settings) -> None:

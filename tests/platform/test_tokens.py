@@ -6,6 +6,7 @@ import base64
 import hashlib
 import hmac
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 from agents.platform import tokens
 from agents.platform.keys import KeyMissing
 from agents.platform.settings import Settings
-from agents.platform.token_keys import LEEWAY, rotate, signing_key
+from agents.platform.token_keys import LEEWAY, keys_folder, rotate, signing_key
 from agents.platform.tokens import (
     MAX_TOKEN,
     IssueRefused,
@@ -31,6 +32,7 @@ from agents.platform.tokens import (
     write_token,
 )
 from schemas.access import MAX_LIFETIME, Role
+from schemas.jwks import PrivateJwk, read_jwk, write_jwk
 
 NOW = 1_700_000_000
 
@@ -121,6 +123,23 @@ def test_another_tool_verifies_with_the_served_keys(
     found = jwt.decode(issued.token, key, algorithms=["EdDSA"], audience="lucid-api",
                        issuer="lucid", options={"verify_exp": False})  # fmt: skip
     assert found == issued.claims.payload()
+
+
+def test_the_example_of_the_page_verifies(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/formats/token.md").read_text().split("## Example")[1]
+    key, claims, token = (block.strip() for block in re.findall(r"```\w*\n(.*?)```", page, re.S))
+    settings = Settings.load(home=tmp_path)
+    pair = read_jwk(PrivateJwk, key.encode())
+    folder = keys_folder(settings)
+    folder.mkdir(parents=True)
+    (folder / f"{pair.kid}.pub.jwk").write_text(write_jwk(pair.public_part()))
+    wall = Clock()
+    wall.now = json.loads(claims)["iat"]
+    found = TokenVerifier(settings, wall=wall).verify(token.replace("\n", ""))
+    assert found.payload() == json.loads(claims)
+    (folder / f"{pair.kid}.jwk").touch(0o600)
+    (folder / f"{pair.kid}.jwk").write_text(key)
+    assert signing_key(settings)[0] == pair.kid
 
 
 @pytest.mark.parametrize("seconds", [0, -1, MAX_LIFETIME + 1])

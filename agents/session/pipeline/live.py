@@ -98,8 +98,6 @@ class LiveWriter:
         for session, state in batch.items():
             if self._waiting.get(session) is state:
                 del self._waiting[session]
-            if state.ended:
-                self._states.pop(session, None)
         return True
 
     async def healthy(self) -> None:
