@@ -28,6 +28,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import structlog
@@ -37,6 +38,7 @@ from agents.platform.broker import unreachable
 from agents.platform.contract import Contract
 from agents.platform.producer import Producer, RecordTooLarge
 from agents.platform.retry import Backoff, Deadline, Transient, retry
+from agents.platform.settings import Settings
 from schemas.audit import MAX_NAME, Actor, AuditEvent, name_of
 from schemas.canonical import Strict
 from schemas.envelope import MAX_EVENT, InvalidEvent
@@ -72,6 +74,11 @@ def acting_user() -> str:
         return f"uid {number}"
 
 
+def chain_folder(settings: Settings, contract: Contract) -> Path:
+    """Where the states of this installation's chains are."""
+    return settings.home / "audit" / contract.topic("audit.events").full_name
+
+
 @dataclass(slots=True, eq=False)
 class _Waiting:
     """An act that is not on the broker yet. done: for whoever waits for it."""
@@ -83,24 +90,27 @@ class _Waiting:
 class Audit:
     """Writes to `audit.events` what users of this process do.
 
-    service: `cli` for commands, which share the chain of their HOME; a service has its own
-    until it is closed. notes: how many may wait in memory.
+    producer: None, with `settings`, for one that only keeps. service: `cli` for commands, which
+    share the chain of their HOME; a service has its own until it is closed. notes: how many may
+    wait in memory.
     """
 
     name = "audit"
 
     def __init__(
-        self, producer: Producer, contract: Contract, *, host: str = "",
-        service: str = COMMANDS, notes: int = MOST_NOTES,
+        self, producer: Producer | None, contract: Contract, *, host: str = "",
+        service: str = COMMANDS, notes: int = MOST_NOTES, settings: Settings | None = None,
     ) -> None:  # fmt: skip
-        settings = producer.settings
+        settings = settings or (producer.settings if producer else None)
+        assert settings is not None
         topic = contract.topic("audit.events")
         self._producer = producer
         self._topic = topic.full_name
         self._largest = min(MAX_EVENT, topic.max_record - MARGIN)
         self._source = f"lucid/{service}/{host or settings.host}"
         self._service, self._most = service, notes
-        self._folder = settings.home / "audit" / topic.full_name
+        self._settings = settings
+        self._folder = chain_folder(settings, contract)
         self._slot: Slot | None = None
         self._queue: deque[_Waiting] = deque()
         self._kept: list[_Waiting] = []
@@ -111,6 +121,11 @@ class Audit:
     def waiting(self) -> int:
         """Acts in memory that are neither on disk nor on the broker."""
         return len(self._queue)
+
+    @property
+    def _unsent(self) -> bool:
+        state = self._slot.state if self._slot is not None else None
+        return bool(self._queue or self._kept or (state is not None and state.pending))
 
     async def record(
         self, data: Strict, subject: str, *, actor: Actor | None = None
@@ -197,7 +212,7 @@ class Audit:
         """Send the notes that are left; what the broker does not take now is kept on disk."""
         try:
             async with asyncio.timeout(FINISH_SECONDS), self._turn:
-                while self._queue or self._kept:
+                while self._unsent:
                     await self._deliver()
         except (TimeoutError, Transient) as error:
             async with self._turn, self._held() as (slot, _):
@@ -279,7 +294,7 @@ class Audit:
             async with asyncio.timeout(SECONDS):
                 yield
         except TimeoutError as error:
-            raise unreachable(self._producer.settings, f"no answer for {SECONDS:g} s") from error
+            raise unreachable(self._settings, f"no answer for {SECONDS:g} s") from error
 
     def _fail(self, error: LucidError) -> None:
         for one in (*self._kept, *self._queue):
@@ -290,6 +305,7 @@ class Audit:
 
     async def _send(self, state: ChainState) -> None:
         """All that is pending, in order, over one connection; all of it again after an error."""
+        assert self._producer is not None
         epoch = await self._producer.epoch()
         sendings = []
         for record in state.pending:
