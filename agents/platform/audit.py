@@ -40,7 +40,7 @@ from agents.platform.producer import Producer, RecordTooLarge
 from agents.platform.retry import Backoff, Deadline, Transient, retry
 from agents.platform.settings import Settings
 from schemas.audit import MAX_NAME, Actor, AuditEvent, name_of
-from schemas.canonical import Strict
+from schemas.canonical import Strict, encode
 from schemas.envelope import MAX_EVENT, InvalidEvent
 from schemas.errors import LucidError
 
@@ -246,9 +246,10 @@ class Audit:
         )  # fmt: skip
         if not subject or name_of(subject) != subject:
             raise InvalidEvent(f"the subject of an audit event is not 1 to {MAX_NAME} characters")
-        _, _, value = event.to_kafka()
-        if len(value) > self._largest:
-            raise RecordTooLarge(f"the data of an audit event has {len(value)} bytes")
+        size = len(encode(data))
+        if size > self._largest:
+            raise RecordTooLarge(f"the data of an audit event has {size} bytes")
+        _ = event.type  # raises InvalidEvent for a model that is none of this topic
         return event
 
     # All that wait ---------------------------------------------------------------------------
