@@ -6,6 +6,7 @@ import sys
 
 import typer
 
+from agents.auditor import audit_commands
 from agents.auditor import commands as auditor
 from agents.platform import (
     key_commands,
@@ -36,6 +37,7 @@ app.add_typer(key_commands.app, name="keys", help="Make and show identities")
 app.add_typer(letter_commands.app, name="dead-letters", help="Look at refused records, replay them")
 app.add_typer(recorder.app, name="recorder", help="Tell recorders what to do")
 app.add_typer(auditor.sessions_app, name="sessions", help="List and show recorded sessions")
+app.add_typer(audit_commands.app, name="audit", help="Who did what with recordings")
 app.add_typer(projection_commands.app, name="projections", help="Rebuild views from their events")
 app.add_typer(token_commands.app, name="token", help="Issue and revoke access to the read API")
 app.add_typer(retention_commands.app, name="retention", help="Delete what policies do not keep")

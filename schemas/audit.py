@@ -15,12 +15,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import Field
 
 from schemas.access import TokenId
-from schemas.audit_chain import Place, entry_hash, read_attributes
+from schemas.audit_chain import Place, hash_canonical, read_attributes
 from schemas.canonical import Strict, decode, encode
 from schemas.controls import Reason
 from schemas.envelope import Event, InvalidEvent
@@ -74,6 +75,11 @@ class Actor:
 
 class _Claims(Strict):
     roles: list[str]
+
+
+@lru_cache(1000)
+def _claims(roles: tuple[str, ...]) -> str:
+    return encode(_Claims(roles=list(roles))).decode()
 
 
 # What -----------------------------------------------------------------------------------------
@@ -274,7 +280,7 @@ class AuditEvent(Event):
     @property
     def claims(self) -> str:
         """The roles as they travel, empty without any."""
-        return encode(_Claims(roles=list(self.roles))).decode() if self.roles else ""
+        return _claims(self.roles) if self.roles else ""
 
     @property
     def chain(self) -> str:
@@ -326,6 +332,6 @@ def put_in_chain(events: Iterable[AuditEvent], first: Place) -> Iterator[tuple[K
     place = first
     for event in events:
         record = replace(event, place=place).to_kafka()
-        hashed = entry_hash(read_attributes(record[1]), record[2])
+        hashed = hash_canonical(read_attributes(record[1]), record[2])
         yield record, hashed
         place = Place(place.chain, place.number + 1, hashed)

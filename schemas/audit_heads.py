@@ -3,10 +3,10 @@
 The text of a C2SP signed note (c2sp.org/signed-note):
 
     lucid/audit/1
-    cli/0197f0a5-… 57 rh8LTdH7w2VwXUhuSaUDXWKoJ0TTDMDvRm7nVwvWFRI=
+    cli/019b76da-… 57 1767225600000000 rh8LTdH7w2VwXUhuSaUDXWKoJ0TTDMDvRm7nVwvWFRI=
 
-with a line for each chain: its id, how many entries it has, base64 of the newest one's hash.
-Whoever keeps one sees later that a topic has lost, or got other entries, up to there.
+with a line for each chain: its id, how many entries it has, when the newest was written, and
+base64 of its hash. Whoever keeps one sees later that a topic has lost entries, or got others.
 
 FormatError
 └── InvalidNote       not a signed note, or its text is none of heads
@@ -15,23 +15,34 @@ FormatError
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from schemas.audit_chain import chain_started
+from schemas.audit_trail import Known
 from schemas.envelope import InvalidEvent
 from schemas.notes import InvalidNote, Signer, Verifier, open_note, split_note, unbase64
 
 HEADS = "lucid/audit/1"
+_LINE = re.compile(r"([^ ]+) ([1-9][0-9]{0,15}) (0|[1-9][0-9]{0,15}) ([^ ]+)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """entries: at least 1. hash: of entry `entries - 1`, 32 bytes."""
+    """entries: at least 1. written (microseconds), hash (32 bytes): of entry `entries - 1`."""
 
     chain: str
     entries: int
+    written: int
     hash: bytes
+
+    def known(self, signer: str) -> Known:
+        """What it says to who checks a topic."""
+        return Known(
+            self.chain, f"the head signed by {signer}", {self.entries - 1: self.hash},
+            written=self.written,
+        )  # fmt: skip
 
 
 def sign_heads(heads: Sequence[Head], signer: Signer) -> str:
@@ -39,7 +50,7 @@ def sign_heads(heads: Sequence[Head], signer: Signer) -> str:
     if not heads:
         raise InvalidNote("there is no head to sign")
     lines = [
-        f"{head.chain} {head.entries} {base64.b64encode(head.hash).decode()}"
+        f"{head.chain} {head.entries} {head.written} {base64.b64encode(head.hash).decode()}"
         for head in sorted(heads, key=lambda head: head.chain)
     ]
     return signer.sign("\n".join([HEADS, *lines]) + "\n")
@@ -69,14 +80,12 @@ def _parse(text: str) -> list[Head]:
 
 
 def _parse_line(line: str) -> Head:
-    chain, _, rest = line.partition(" ")
-    entries, _, encoded = rest.partition(" ")
+    match = _LINE.fullmatch(line)
+    hashed = unbase64(match[4]) if match else b""
+    if match is None or len(hashed) != 32:
+        raise InvalidNote(f"{line[:120]!r} is not a chain's head")
     try:
-        chain_started(chain)
+        chain_started(match[1])
     except InvalidEvent as error:
         raise InvalidNote(f"a head is of no chain: {error.what}") from error
-    hashed = unbase64(encoded)
-    number = int(entries) if entries.isascii() and entries.isdecimal() and len(entries) < 17 else 0
-    if len(hashed) != 32 or number < 1 or str(number) != entries:
-        raise InvalidNote(f"{line[:120]!r} is not a chain's head")
-    return Head(chain, number, hashed)
+    return Head(match[1], int(match[2]), int(match[3]), hashed)

@@ -6,7 +6,7 @@ LucidError
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -41,8 +41,15 @@ def open_bundle(path: Path) -> Iterator[Bundle]:
 
 
 def save_bundle(
-    source: SessionSource, path: Path, *, force: bool, step: Step = lambda *_: None
-) -> Written:
-    """Write a session's bundle to a file; raises FileProblem and NothingToBundle."""
-    with whole_file(path, force=force) as temporary, temporary.open("wb") as out:
-        return write_bundle(out, source, step)
+    source: SessionSource, path: Path, *, force: bool, step: Step = lambda *_: None,
+    whole: Callable[[Written], None] = lambda _: None,
+) -> Written:  # fmt: skip
+    """Write a session's bundle to a file; raises FileProblem and NothingToBundle.
+
+    whole: called before the file gets its name; what it raises leaves no file.
+    """
+    with whole_file(path, force=force) as temporary:
+        with temporary.open("wb") as out:
+            written = write_bundle(out, source, step)
+        whole(written)
+    return written

@@ -20,6 +20,7 @@ from agents.auditor.bundle import open_bundle, save_bundle
 from agents.auditor.files import whole_file
 from agents.auditor.reading import frame_payloads, open_session
 from agents.auditor.sessions import SessionSummary, list_sessions, show_session
+from agents.auditor.traces import Export, Form, verified
 from agents.platform.output import AsJson, errors, print_json, print_wide
 from agents.platform.settings import Settings
 from agents.platform.stored_sessions import find_session
@@ -62,17 +63,17 @@ def _steps(title: str, quiet: bool) -> Iterator[Step]:
 
 @contextmanager
 def _source(what: str, identities: Sequence[Path], trust: Sequence[str]
-            ) -> Iterator[tuple[SessionSource, Access]]:  # fmt: skip
-    """A session of this installation, or a bundle, which needs nothing but itself."""
+            ) -> Iterator[tuple[SessionSource, Access, Settings | None]]:  # fmt: skip
+    """A session of this installation and its settings, or a bundle, which needs only itself."""
     try:
         session = parse_session_id(what)
     except InvalidSessionId:
         with open_bundle(Path(what)) as bundle:
-            yield bundle, load_access(identities, trust, None)
+            yield bundle, load_access(identities, trust, None), None
         return
     settings = Settings.load()
     access = load_access(identities, trust, settings)
-    yield asyncio.run(find_session(settings, session, access.trusted)), access
+    yield asyncio.run(find_session(settings, session, access.trusted)), access, settings
 
 
 def verify(
@@ -80,10 +81,12 @@ def verify(
 ) -> None:
     """Check a session or a bundle; exit status 1 when anything is wrong or missing."""
     with (
-        _source(what, identity or [], trust or []) as (source, access),
+        _source(what, identity or [], trust or []) as (source, access, settings),
         _steps("Checking", as_json) as step,
     ):
         report = run_verification(source, access, step)
+    if settings is not None:
+        verified(settings, what, report)
     if as_json:
         print_json(report.model_dump(mode="json"))
     else:
@@ -131,8 +134,12 @@ def bundle(
     settings = Settings.load()
     access = load_access([], [], settings)
     source = asyncio.run(find_session(settings, parse_session_id(session), access.trusted))
+    trace = Export(settings, session)
     with _steps("Bundling", as_json) as step:
-        written = save_bundle(source, output, force=force, step=step)
+        written = save_bundle(
+            source, output, force=force, step=step,
+            whole=lambda written: trace.written("bundle", output, written.size),
+        )  # fmt: skip
     if as_json:
         print_json({"session": session, "file": str(output), **asdict(written)})
         return
@@ -156,9 +163,10 @@ def export(
     from agents.platform.video import SheetFacts, VideoFacts, write_contact_sheet, write_video
 
     with (
-        _source(what, identity or [], []) as (source, access),
+        _source(what, identity or [], []) as (source, access, settings),
         _steps("Exporting", as_json) as step,
     ):
+        trace = Export(settings, what) if settings is not None else None
         session = open_session(source, access.identities)
         if session.opened.codec != CODEC_SCREEN:
             raise NotAPicture(
@@ -167,12 +175,15 @@ def export(
             )
         payloads = frame_payloads(session, step)
         facts: VideoFacts | SheetFacts
+        form: Form = "film" if output.suffix == ".mp4" else "sheet"
         with whole_file(output, force=force) as temporary:
-            if output.suffix == ".mp4":
+            if form == "film":
                 facts = write_video(payloads, temporary)
             else:
                 title = f"Session {session.opened.session}, {session.opened.host}"
                 facts = write_contact_sheet(payloads, temporary, moments=moments, title=title)
+            if trace is not None:
+                trace.written(form, output, temporary.stat().st_size)
     if as_json:
         print_json({"session": session.opened.session, "file": str(output), **asdict(facts)})
         return

@@ -28,6 +28,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import structlog
@@ -37,8 +38,9 @@ from agents.platform.broker import unreachable
 from agents.platform.contract import Contract
 from agents.platform.producer import Producer, RecordTooLarge
 from agents.platform.retry import Backoff, Deadline, Transient, retry
+from agents.platform.settings import Settings
 from schemas.audit import MAX_NAME, Actor, AuditEvent, name_of
-from schemas.canonical import Strict
+from schemas.canonical import Strict, encode
 from schemas.envelope import MAX_EVENT, InvalidEvent
 from schemas.errors import LucidError
 
@@ -72,6 +74,11 @@ def acting_user() -> str:
         return f"uid {number}"
 
 
+def chain_folder(settings: Settings, contract: Contract) -> Path:
+    """Where the states of this installation's chains are."""
+    return settings.home / "audit" / contract.topic("audit.events").full_name
+
+
 @dataclass(slots=True, eq=False)
 class _Waiting:
     """An act that is not on the broker yet. done: for whoever waits for it."""
@@ -83,24 +90,27 @@ class _Waiting:
 class Audit:
     """Writes to `audit.events` what users of this process do.
 
-    service: `cli` for commands, which share the chain of their HOME; a service has its own
-    until it is closed. notes: how many may wait in memory.
+    producer: None, with `settings`, for one that only keeps. service: `cli` for commands, which
+    share the chain of their HOME; a service has its own until it is closed. notes: how many may
+    wait in memory.
     """
 
     name = "audit"
 
     def __init__(
-        self, producer: Producer, contract: Contract, *, host: str = "",
-        service: str = COMMANDS, notes: int = MOST_NOTES,
+        self, producer: Producer | None, contract: Contract, *, host: str = "",
+        service: str = COMMANDS, notes: int = MOST_NOTES, settings: Settings | None = None,
     ) -> None:  # fmt: skip
-        settings = producer.settings
+        settings = settings or (producer.settings if producer else None)
+        assert settings is not None
         topic = contract.topic("audit.events")
         self._producer = producer
         self._topic = topic.full_name
         self._largest = min(MAX_EVENT, topic.max_record - MARGIN)
         self._source = f"lucid/{service}/{host or settings.host}"
         self._service, self._most = service, notes
-        self._folder = settings.home / "audit" / topic.full_name
+        self._settings = settings
+        self._folder = chain_folder(settings, contract)
         self._slot: Slot | None = None
         self._queue: deque[_Waiting] = deque()
         self._kept: list[_Waiting] = []
@@ -116,6 +126,11 @@ class Audit:
     def full(self) -> bool:
         """Whether the next note would be refused."""
         return len(self._queue) >= self._most
+
+    @property
+    def _unsent(self) -> bool:
+        state = self._slot.state if self._slot is not None else None
+        return bool(self._queue or self._kept or (state is not None and state.pending))
 
     async def record(
         self, data: Strict, subject: str, *, actor: Actor | None = None
@@ -202,7 +217,7 @@ class Audit:
         """Send the notes that are left; what the broker does not take now is kept on disk."""
         try:
             async with asyncio.timeout(FINISH_SECONDS), self._turn:
-                while self._queue or self._kept:
+                while self._unsent:
                     await self._deliver()
         except (TimeoutError, Transient) as error:
             async with self._turn, self._held() as (slot, _):
@@ -236,9 +251,10 @@ class Audit:
         )  # fmt: skip
         if not subject or name_of(subject) != subject:
             raise InvalidEvent(f"the subject of an audit event is not 1 to {MAX_NAME} characters")
-        _, _, value = event.to_kafka()
-        if len(value) > self._largest:
-            raise RecordTooLarge(f"the data of an audit event has {len(value)} bytes")
+        size = len(encode(data))
+        if size > self._largest:
+            raise RecordTooLarge(f"the data of an audit event has {size} bytes")
+        _ = event.type  # raises InvalidEvent for a model that is none of this topic
         return event
 
     # All that wait ---------------------------------------------------------------------------
@@ -284,7 +300,7 @@ class Audit:
             async with asyncio.timeout(SECONDS):
                 yield
         except TimeoutError as error:
-            raise unreachable(self._producer.settings, f"no answer for {SECONDS:g} s") from error
+            raise unreachable(self._settings, f"no answer for {SECONDS:g} s") from error
 
     def _fail(self, error: LucidError) -> None:
         for one in (*self._kept, *self._queue):
@@ -295,6 +311,7 @@ class Audit:
 
     async def _send(self, state: ChainState) -> None:
         """All that is pending, in order, over one connection; all of it again after an error."""
+        assert self._producer is not None
         epoch = await self._producer.epoch()
         sendings = []
         for record in state.pending:

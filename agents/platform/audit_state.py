@@ -39,7 +39,7 @@ from schemas.audit_chain import (
     read_attributes,
 )
 from schemas.audit_trail import Known
-from schemas.canonical import Strict, decode, encode
+from schemas.canonical import Strict, decode_any
 from schemas.envelope import InvalidEvent
 from schemas.errors import FormatError, LucidError
 from schemas.manifests import Count, Hex32
@@ -211,7 +211,7 @@ class Slot:
         temporary = self.folder / f".{self.name}.new"
         with _on_disk(self.path):
             temporary.unlink(missing_ok=True)
-            write_synced(temporary, encode(state))
+            write_synced(temporary, state.model_dump_json().encode())
             os.replace(temporary, self.path)
             sync_folder(self.folder)
             if self._former() != state.chain:
@@ -233,7 +233,7 @@ def take_slot(folder: Path, service: str) -> Slot:
 
 def read_state(path: Path) -> ChainState:
     """A state as it is now, locked by others or not; raises OSError and FormatError."""
-    state = decode(ChainState, path.read_bytes())
+    state = decode_any(ChainState, path.read_bytes())
     chain_started(state.chain)
     return state
 

@@ -36,6 +36,7 @@ from agents.platform.letter_views import (
 from agents.platform.output import AsJson, errors, print_json
 from agents.platform.producer import Producer
 from agents.platform.settings import Settings
+from schemas.audit import ResourceRead
 from schemas.deadletters import DeadLetter
 from schemas.errors import LucidError
 
@@ -128,9 +129,17 @@ def list_letters(
 # One letter ------------------------------------------------------------------------------------
 
 
-async def _whole(box: Box, entry: Entry) -> DeadLetter:
+async def _whole(box: Box, entry: Entry, contract: Contract) -> DeadLetter:
+    """The letter with its value, once it is put down that it is read."""
+    act = ResourceRead(
+        action="dead-letters.show", resource=entry.letter.origin, session=entry.session,
+        request=None, bytes=entry.size, items=1, outcome="ok",
+    )  # fmt: skip
     async with box.whole() as fetch:
-        return await fetch(entry)
+        letter = await fetch(entry)
+    async with Producer(box.settings, contract.limits) as producer:
+        await Audit(producer, contract).record(act, entry.session or entry.letter.origin)
+    return letter
 
 
 @app.command()
@@ -143,9 +152,10 @@ def show(
 ) -> None:
     """Show one refused record: headers, reason, the first bytes. They may be of a screen."""
     settings = Settings.load()
-    box, _ = _open(settings, load_contract(settings))
+    contract = load_contract(settings)
+    box, _ = _open(settings, contract)
     entry = box.entry(origin)
-    letter = asyncio.run(_whole(box, entry))
+    letter = asyncio.run(_whole(box, entry, contract))
     if raw is not None:
         if letter.value is None:
             raise LetterProblem(f"the dead letter {origin} has no value to write")

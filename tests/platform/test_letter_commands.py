@@ -26,7 +26,8 @@ from agents.platform.letter_views import shortened
 from agents.platform.producer import Producer
 from agents.platform.settings import Settings
 from agents.platform.topic_reader import read_topic
-from schemas.audit import AuditEvent, LetterDiscarded, LetterReplayed
+from schemas.audit import AuditEvent, LetterDiscarded, LetterReplayed, ResourceRead
+from schemas.canonical import Strict
 from schemas.deadletters import DeadLetter, to_kafka
 from schemas.errors import FormatError, LucidError
 from schemas.frames import FrameRecord
@@ -75,11 +76,14 @@ class Bench:
     async def records(self, topic: str) -> list[Any]:
         return [record async for record in read_topic(self.settings, self.name(topic))]
 
-    async def audits(self) -> list[AuditEvent]:
-        return [
+    async def audits(self, *types: type[Strict]) -> list[AuditEvent]:
+        """Entries of these types; of what was decided on letters, if none is named."""
+        events = [
             AuditEvent.from_kafka(raw.key, raw.headers, raw.value)
             for raw in await self.records("audit.events")
         ]
+        kinds = types or (LetterReplayed, LetterDiscarded)
+        return [event for event in events if isinstance(event.data, kinds)]
 
 
 Run = Callable[..., Any]
@@ -165,6 +169,12 @@ async def test_a_letter_is_shown_with_its_headers_and_its_bytes_go_to_a_private_
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert fields["preview"] == {"encoding": "hex", "text": bytes(range(256)).hex(" ")}
     assert fields["size"] == 512
+    read = await bench.audits(ResourceRead)
+    assert [(event.subject, event.data) for event in read] == [
+        (origin, ResourceRead(action="dead-letters.show", resource=origin, session=None,
+                              request=None, bytes=size, items=1, outcome="ok"))
+        for origin, size in ((text, 8), (binary, 512))
+    ]  # fmt: skip
     again = await lucid("show", binary, "--raw", str(file))
     assert "exists already" in str(again.exception)
     nowhere = await lucid("show", binary, "--raw", str(tmp_path / "none" / "file"))

@@ -19,9 +19,9 @@ HASH = base64.b64encode(b"\x07" * 32).decode()
 
 
 def test_heads_are_read_back_by_who_trusts_the_signer() -> None:
-    heads = [Head(CHAIN, 57, b"\x07" * 32), Head(API, 1, b"\x07" * 32)]
+    heads = [Head(CHAIN, 57, 5, b"\x07" * 32), Head(API, 1, 0, b"\x07" * 32)]
     note = sign_heads(heads, SIGNER)
-    assert note.splitlines()[:3] == [HEADS, f"{API} 1 {HASH}", f"{CHAIN} 57 {HASH}"]
+    assert note.splitlines()[:3] == [HEADS, f"{API} 1 0 {HASH}", f"{CHAIN} 57 5 {HASH}"]
     read, by = read_heads(note, [STRANGER.verifier, SIGNER.verifier])
     assert (read, by) == (sorted(heads, key=lambda head: head.chain), SIGNER.verifier)
 
@@ -31,10 +31,13 @@ def test_the_head_of_the_vector_is_that_of_its_chain() -> None:
     heads, _ = read_heads((FOLDER / "heads.txt").read_text(encoding="utf-8"), [verifier])
     hashes = (FOLDER / "hashes.txt").read_text().split()
     assert [(head.entries, head.hash.hex()) for head in heads] == [(len(hashes), hashes[-1])]
+    known = heads[0].known("ada")
+    assert known.hashes == {len(hashes) - 1: bytes.fromhex(hashes[-1])}
+    assert (known.by, known.written) == ("the head signed by ada", heads[0].written)
 
 
 def test_heads_of_another_signer_or_with_another_text_are_refused() -> None:
-    note = sign_heads([Head(CHAIN, 57, b"\x07" * 32)], SIGNER)
+    note = sign_heads([Head(CHAIN, 57, 5, b"\x07" * 32)], SIGNER)
     with pytest.raises(InvalidNote, match="none of the trusted keys"):
         read_heads(note, [STRANGER.verifier])
     with pytest.raises(InvalidSignature):
@@ -46,10 +49,10 @@ def test_heads_of_another_signer_or_with_another_text_are_refused() -> None:
 @pytest.mark.parametrize(
     "lines",
     [
-        [], [f"{CHAIN} 0 {HASH}"], [f"{CHAIN} 01 {HASH}"], [f"{CHAIN} x {HASH}"],
-        [f"{CHAIN} 1 AAAA"], [f"{CHAIN} 1"], [f"cli 1 {HASH}"], [f"{CHAIN} 1 {HASH}", ""],
-        [f"{CHAIN} 1 {HASH}", f"{API} 1 {HASH}"], [f"{CHAIN} 1 {HASH}", f"{CHAIN} 2 {HASH}"],
-        [f"{CHAIN} {'1' * 17} {HASH}"],
+        [], [f"{CHAIN} 0 5 {HASH}"], [f"{CHAIN} 01 5 {HASH}"], [f"{CHAIN} x 5 {HASH}"],
+        [f"{CHAIN} 1 5 AAAA"], [f"{CHAIN} 1 5"], [f"cli 1 5 {HASH}"], [f"{CHAIN} 1 5 {HASH}", ""],
+        [f"{CHAIN} 1 5 {HASH}", f"{API} 1 5 {HASH}"], [f"{CHAIN} {'1' * 17} 5 {HASH}"],
+        [f"{CHAIN} 1 5 {HASH}", f"{CHAIN} 2 5 {HASH}"], [f"{CHAIN} 1 05 {HASH}"],
     ],
 )  # fmt: skip
 def test_a_text_that_is_not_of_heads_is_refused(lines: list[str]) -> None:

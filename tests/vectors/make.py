@@ -332,7 +332,8 @@ def write_audit(folder: Path) -> None:
     entries = audit_chain()
     (folder / "chain.jsonl").write_text("".join(line_of(record) for record, _ in entries))
     (folder / "hashes.txt").write_text("".join(f"{hashed.hex()}\n" for _, hashed in entries))
-    head = Head(CHAIN, len(entries), entries[-1][1])
+    newest = audit_event(100 + len(entries) - 1, *CHAINED[-1])
+    head = Head(CHAIN, len(entries), newest.micros, entries[-1][1])
     (folder / "heads.txt").write_text(sign_heads([head], PROCESSOR), encoding="utf-8")
 
 

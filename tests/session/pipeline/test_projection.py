@@ -488,6 +488,6 @@ async def test_commands_say_what_there_is_and_leave_an_audit_event(house: House)
     async with open_reader(house.settings, house.contract, "audit.events", FETCH_BYTES) as reader:
         starts = {part: first for part, (first, _) in reader.bounds.items()}
         kinds = [dict(one.headers)["ce_type"] async for one in reader.records(starts)]
-    assert kinds == [b"lucid.audit.projection_rebuilt.v1"]
+    assert kinds == [b"lucid.audit.chain_started.v1", b"lucid.audit.projection_rebuilt.v1"]
     with pytest.raises(UnknownProjection, match="sessions"):
         find_projection("frames")

@@ -46,7 +46,7 @@ from agents.session.processor.settings import ProcessorSettings
 from agents.session.storage.keeper import Keeper
 from agents.session.storage.metrics import StorageMetrics
 from schemas import chunks as chunk_format
-from schemas.audit import AuditEvent, ChunksRepaired, SessionReplayed
+from schemas.audit import AuditEvent, ChainStarted, ChunksRepaired, SessionReplayed
 from schemas.canonical import encode
 from schemas.chunks import Sealing, read_chunk
 from schemas.controls import Close, Keepalive, Open
@@ -169,8 +169,10 @@ class House:
         return [event_from_kafka(raw.key, raw.headers, raw.value) for raw in raws]
 
     async def audited(self) -> list[Any]:
+        """What was done, without the start of the chain."""
         raws = await self.events("audit.events")
-        return [AuditEvent.from_kafka(raw.key, raw.headers, raw.value).data for raw in raws]
+        acts = [AuditEvent.from_kafka(raw.key, raw.headers, raw.value).data for raw in raws]
+        return [act for act in acts if not isinstance(act, ChainStarted)]
 
 
 def make_log(
