@@ -12,6 +12,7 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from agents.platform.audit import Audit
+from agents.platform.blobs import Blobs
 from agents.platform.contract import Contract, load_contract
 from agents.platform.letter_box import (
     Box,
@@ -212,12 +213,15 @@ def _plan_replay(
 ) -> Plan:
     """What can be replayed; raises CannotReplay for a named letter that cannot."""
     plan = Plan()
+    blobs = Blobs(box.settings.blobs_dir)
     going_on = set() if force else set(still_open(chosen, box.entries))
     for entry in chosen:
         if entry.state != "waiting" and not force:
             plan.leave(entry, f"it is {entry.state} already")
             continue
         why = why_not(entry, contract)
+        if not why and entry.session is not None and blobs.erased(entry.session):
+            why = f"session {entry.session} was erased"
         if not why and entry.session in going_on:
             why = (
                 f"session {entry.session} goes on: no letter holds its end, and what its recorder "

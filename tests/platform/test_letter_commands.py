@@ -17,6 +17,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from agents.platform.audit import acting_user
+from agents.platform.blobs import ERASED_CONTENT, Blobs
 from agents.platform.contract import Contract, apply_contract, load_contract
 from agents.platform.deadletters import DeadLetters, arrived
 from agents.platform.letter_box import Entry, states
@@ -310,6 +311,23 @@ async def test_a_session_that_goes_on_is_not_replayed_into_itself(bench: Bench) 
     await bench.refuse_all("session.frames", since=2)
     done = await as_json("replay", "--all", "--yes", "--session", str(made.session))
     assert [one["offset"] for one in done["replayed"]] == [3, 4, 5]
+
+
+async def test_records_of_an_erased_session_do_not_come_back(bench: Bench) -> None:
+    made, other = make_session(frames=2, seed=61), make_session(frames=2, seed=62)
+    for session in (made, other):
+        for record in session.records:
+            await bench.put_frame(record)
+    await bench.refuse_all("session.frames")
+    folder = Blobs(bench.settings.blobs_dir).folder(str(made.session))
+    folder.mkdir(parents=True)
+    (folder / ERASED_CONTENT).write_bytes(b"record")
+    before = len(await bench.records("session.frames"))
+    done = await lucid("replay", "--all", "--yes", "--force")
+    assert done.exit_code == 0, done.output
+    assert f"session {made.session} was erased" in done.output
+    again = (await bench.records("session.frames"))[before:]
+    assert {raw.key for raw in again} == {str(other.session).encode()}
 
 
 async def test_an_unclear_command_does_nothing(bench: Bench) -> None:

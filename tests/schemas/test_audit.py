@@ -13,6 +13,9 @@ from schemas.audit import (
     AuditEvent,
     ChainStarted,
     ChunksRepaired,
+    ErasureBegun,
+    LegalHoldReleased,
+    LegalHoldSet,
     LetterDiscarded,
     LetterReplayed,
     ProjectionRebuilt,
@@ -20,6 +23,8 @@ from schemas.audit import (
     SessionExported,
     SessionReplayed,
     SessionVerified,
+    TokenIssued,
+    TokenRevoked,
     UserType,
     name_of,
 )
@@ -46,6 +51,12 @@ ACTS: list[Strict] = [
                      code="TokenExpired", request=None),
         SessionExported(session=SESSION, form="film", file_type="mp4", size=5),
         SessionVerified(session=SESSION, outcome="failed", findings={"Gap": 2}, unchecked=1),
+        TokenIssued(jti=SESSION, subject="ada", roles=["auditor"], expires=1_800_000_000),
+        TokenRevoked(jti=SESSION, reason="lost"),
+        LegalHoldSet(session=None, project="payroll", reason="case 7"),
+        LegalHoldReleased(session=SESSION, project=None, reason="closed"),
+        ErasureBegun(session=SESSION, stage="content", scope="default", keep_days=30,
+                     record="ab" * 32),
 ]  # fmt: skip
 
 

@@ -15,11 +15,13 @@ from schemas.canonical import Strict
 from schemas.chunks import HEADER_SIZE, MAX_CIPHERTEXT, MAX_RAW, Sealing
 from schemas.commands import RecorderCommand
 from schemas.controls import Open
+from schemas.erasure import Erasure
 from schemas.events import EVENT_TYPES
 from schemas.frames import MAX_PAYLOAD, Kind
 from schemas.live import LiveState
 from schemas.manifests import MAX_INTERRUPTIONS, MAX_RANGES, Manifest, Tally
 from schemas.progress import SessionProgress
+from schemas.retention import Hold
 
 DOCS = Path(__file__).parents[2] / "docs"
 WRITTEN_HERE = sorted(path.name for path in (DOCS / "formats").glob("*.md"))
@@ -92,6 +94,8 @@ def test_the_manifest_and_its_tally_are_described() -> None:
         ("progress.md", "Progress, version 1", SessionProgress),
         ("events.md", "Commands: topic", RecorderCommand),
         ("events.md", "Anchors: topic", Anchor),
+        ("erasure.md", "Record", Erasure),
+        ("holds.md", "Legal hold, version 1", Hold),
     ],
 )
 def test_a_documents_members_are_described(name: str, heading: str, model: type[Strict]) -> None:
