@@ -202,6 +202,7 @@ def files_of(folder: Path) -> list[Path]:
     return [
         path
         for path in folder.rglob("*")
+        if "events" not in path.parts  # those are made once, by make_events.py
         if path.is_file() and path.parent != folder and "__pycache__" not in path.parts
     ]
 

@@ -21,7 +21,7 @@ VALUES: dict[str, Any] = {
     "session": SESSION, "partition": 3, "offset": 1207, "host": "desk7",
     "recorder": "desk7/recorder", "codec": "screen/1",
     "source": {"display": ":0", "width": 1280}, "owner": "Ada Ångström",
-    "project": "payroll", "started": 1_795_000_000_000_000, "next_seq": 412, "raw_bytes": 9_000_001,
+    "started": 1_795_000_000_000_000, "next_seq": 412, "raw_bytes": 9_000_001,
     "paused": False, "reason": "the support case is closed", "index": 2, "leaf": "ab" * 32,
     "size": 81_234, "records": 40, "missing": 1, "last": False, "stored_leaf": "cd" * 32,
     "refused_leaf": "ef" * 32, "manifest_hash": "12" * 32, "stored_hash": "34" * 32,
@@ -31,7 +31,9 @@ VALUES: dict[str, Any] = {
     "shortcomings": ["records 12 to 13 never arrived"], "action": "start",
     "code": "AlreadyRecording",
     "first_seq": 371, "first_time": 1_795_000_010_000_000, "last_time": 1_795_000_020_000_000,
-    "raw_size": 220_000,
+    "raw_size": 220_000, "stage": "content", "scope": "project", "keep_days": 30,
+    "record": "9a" * 32, "files": 4, "bytes": 81_234, "waiting": ["session.frames until 3 Dec"],
+    "hold": "project/payroll", "project": "payroll",
 }  # fmt: skip
 
 
