@@ -40,6 +40,7 @@ def make_app(health: Health, metrics: ApiMetrics) -> FastAPI:
         title="Lucid query API", version="1", description=ABOUT, docs_url=None, redoc_url=None,
         openapi_url=None, redirect_slashes=False,
     )  # fmt: skip
+    app.state.metrics = metrics
     for module in (sessions, chunks, evidence, activity):
         # Here, and not at each route, so that none can be added without.
         app.include_router(module.router, dependencies=[Depends(reader)])

@@ -81,7 +81,8 @@ class Feed:
     overrun: bool = False
 
     def put(self, placed: Placed) -> None:
-        if len(self.waiting) >= self.limit:
+        # Behind the first event that is left out nothing may follow.
+        if self.overrun or len(self.waiting) >= self.limit:
             self.overrun = True
         else:
             self.waiting.append(placed)

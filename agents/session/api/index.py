@@ -50,6 +50,12 @@ class Row:
     chunks: int
     body: bytes
 
+    @property
+    def erased(self) -> dict[str, str]:
+        """How far which erasure of the session is."""
+        found: dict[str, str] = json.loads(self.body)["erased"]
+        return found
+
 
 @dataclass(frozen=True, slots=True)
 class Query:
@@ -207,6 +213,7 @@ def item_of(document: Mapping[str, Any]) -> dict[str, Any]:
         "stored_bytes": document.get("stored_bytes", 0),
         "conflicts": document.get("conflicts", 0),
         "damaged": len(document.get("damaged", [])),
+        "erased": dict(document.get("erasures") or {}),
     }
 
 

@@ -16,6 +16,7 @@ ITEM: dict[str, Any] = {
     "project": "payroll", "host": "desk7", "codec": "screen/1", "started": 1795000000000000,
     "ended": 1795000600000000, "seconds": 600.0, "records": 4120, "chunks": 61,
     "captured_bytes": 91000000, "stored_bytes": 8100000, "conflicts": 0, "damaged": 0,
+    "erased": {},
 }  # fmt: skip
 CHUNK: dict[str, Any] = {
     "index": 2, "leaf": HASH, "size": 81234, "records": 40, "missing": 0, "last": False,
@@ -49,6 +50,9 @@ class SessionItem(BaseModel):
     stored_bytes: int = Field(description="Size of the sealed chunks")
     conflicts: int = Field(description="Chunks or manifests that differ from the first stored")
     damaged: int = Field(description="Stored files that a scrub found wrong")
+    erased: dict[str, str] = Field(
+        description="How far the erasure of `content` or `metadata` is; docs/formats/erasure.md"
+    )
 
 
 class SessionList(BaseModel):

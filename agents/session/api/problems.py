@@ -42,6 +42,7 @@ class Code(Enum):
     UNAVAILABLE = ("LUCID_ERR_3014", 503, "Not available now")
     NO_SUCH_ROUTE = ("LUCID_ERR_3015", 404, "No such resource")
     METHOD_NOT_ALLOWED = ("LUCID_ERR_3016", 405, "The API only reads")
+    ERASED = ("LUCID_ERR_3018", 410, "Erased by policy")
     INTERNAL = ("LUCID_ERR_3017", 500, "An error of the service")
 
     def __init__(self, number: str, status: int, title: str) -> None:

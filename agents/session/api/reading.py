@@ -63,6 +63,8 @@ class Reading:
     async def manifest(self, row: Row) -> Document:
         """`manifest` (its canonical text), `hash` and `checkpoint`; raises ApiProblem."""
         found = await self._get("manifests", row.session, lambda _: row.state == LASTING)
+        if found is None and "metadata" in row.erased:
+            raise ApiProblem(Code.ERASED, f"the manifest of session {row.session} was erased")
         if found is None:
             raise ApiProblem(
                 Code.NOT_YET, f"session {row.session} has no manifest yet; it is {row.state}"

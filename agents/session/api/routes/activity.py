@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request
 from sse_starlette import EventSourceResponse
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from agents.session.api import models
 from agents.session.api.audit_view import PAGE, page_key
 from agents.session.api.context import Api, api_of
 from agents.session.api.guard import BASE, ReaderOf, VisibleSession
+from agents.session.api.metrics import ApiMetrics
 from agents.session.api.problems import ApiProblem, Code, responses
 from agents.session.api.streams import Positions, Watching, live_events
 from agents.session.api.support import json_bytes, read_cursor, reply, write_cursor
@@ -126,16 +128,33 @@ async def stream(
     api = api_of(request)
     watching = Watching(who.claims, session, event_type)
     positions = Positions.parse(last_event_id) if last_event_id else None
+    metrics: ApiMetrics = request.app.state.metrics
     if not api.streams.take():
         raise ApiProblem(Code.UNAVAILABLE, "all streams are in use", headers={"Retry-After": "30"})
 
-    async def events() -> AsyncIterator[dict[str, str]]:
-        try:
-            async for event in live_events(api, watching, positions):
-                yield event
-        finally:
-            api.streams.give()
+    metrics.streams.inc()
 
-    return EventSourceResponse(
-        events(), ping=api.section.heartbeat, sep="\n", send_timeout=api.section.heartbeat
+    def ended() -> None:
+        api.streams.give()
+        metrics.streams.dec()
+
+    return LiveStream(
+        live_events(api, watching, positions), ended, ping=api.section.heartbeat, sep="\n",
+        send_timeout=api.section.heartbeat,
     )  # fmt: skip
+
+
+class LiveStream(EventSourceResponse):
+    """Gives its place back however it ends, also when nobody has read a byte of it."""
+
+    def __init__(
+        self, events: AsyncIterator[dict[str, str]], ended: Callable[[], None], **options: Any
+    ) -> None:
+        super().__init__(events, **options)
+        self._ended = ended
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._ended()

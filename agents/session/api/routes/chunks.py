@@ -70,7 +70,7 @@ async def show_chunk(request: Request, row: VisibleSession, index: Index) -> Res
     response_class=FileResponse,
     responses={
         **responses(
-            Code.SESSION_NOT_FOUND, Code.CHUNK_NOT_FOUND, Code.FILE_MISSING,
+            Code.SESSION_NOT_FOUND, Code.CHUNK_NOT_FOUND, Code.FILE_MISSING, Code.ERASED,
             Code.RANGE_UNSATISFIABLE,
         ),
         200: {"content": {OCTETS: {"schema": {"type": "string", "format": "binary"}}},
@@ -94,6 +94,11 @@ async def download_chunk(
     try:
         found = await asyncio.to_thread(path.stat)
     except FileNotFoundError:
+        if "content" in row.erased:
+            raise ApiProblem(
+                Code.ERASED,
+                f"the content of session {row.session} was erased; what proves it stays",
+            ) from None
         raise ApiProblem(
             Code.FILE_MISSING, f"chunk {index} of session {row.session} is not in the store; "
             "`lucid scrub` and `lucid replay --repair` are for that",

@@ -28,7 +28,7 @@ TREE_SIZE = 2**32 - 1
 @router.get(
     "/manifest",
     responses={
-        **responses(Code.SESSION_NOT_FOUND, Code.NOT_YET),
+        **responses(Code.SESSION_NOT_FOUND, Code.NOT_YET, Code.ERASED),
         200: {"content": {"application/json": {"schema": {"type": "object"}}},
               "description": "Canonical JSON (RFC 8785), byte for byte what the checkpoint signs; "
                              "docs/formats/manifest.md. The ETag is its SHA-256"},
@@ -43,7 +43,7 @@ async def manifest(request: Request, row: VisibleSession) -> Response:
 @router.get(
     "/checkpoint",
     responses={
-        **responses(Code.SESSION_NOT_FOUND, Code.NOT_YET),
+        **responses(Code.SESSION_NOT_FOUND, Code.NOT_YET, Code.ERASED),
         200: {"content": {PLAIN: {"schema": {"type": "string"}}},
               "description": "A C2SP checkpoint: origin, size, root, manifest hash, signature"},
     },
@@ -57,7 +57,7 @@ async def checkpoint(request: Request, row: VisibleSession) -> Response:
 @router.get(
     "/anchor",
     response_model=models.Anchored,
-    responses=responses(Code.SESSION_NOT_FOUND, Code.NOT_YET),
+    responses=responses(Code.SESSION_NOT_FOUND, Code.NOT_YET, Code.ERASED),
 )
 async def anchor(request: Request, row: VisibleSession) -> Response:
     """What a ledger outside of Lucid registers of the session."""
@@ -69,7 +69,7 @@ async def anchor(request: Request, row: VisibleSession) -> Response:
 @router.get(
     "/chunks/{index}/proof",
     responses={
-        **responses(Code.SESSION_NOT_FOUND, Code.CHUNK_NOT_FOUND, Code.NOT_YET),
+        **responses(Code.SESSION_NOT_FOUND, Code.CHUNK_NOT_FOUND, Code.NOT_YET, Code.ERASED),
         200: {"content": {PLAIN: {"schema": {"type": "string"}}},
               "description": "C2SP tlog-proof: checked offline with the chunk and a verifier key"},
     },
