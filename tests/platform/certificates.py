@@ -6,6 +6,7 @@ import ipaddress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from uuid import uuid4
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -76,6 +77,25 @@ class Authority:
             path.touch(0o600)
             path.write_bytes(data)
         return pair
+
+
+class Pki:
+    """Two authorities, of which the servers are of the first, and what they issued."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.right, self.wrong = Authority(folder, "right"), Authority(folder, "wrong")
+        self.here = self.right.issue("here")
+        self.elsewhere = self.right.issue("elsewhere", ("elsewhere.example",))
+        self.client = self.right.issue("client")
+        self.stranger = self.wrong.issue("stranger")
+
+    def password(self, text: str) -> Path:
+        """A private file that holds it."""
+        path = self.folder / f"password-{uuid4().hex[:8]}"
+        path.touch(0o600)
+        path.write_text(text)
+        return path
 
 
 def _subject(name: str) -> x509.Name:
