@@ -18,6 +18,7 @@ from schemas.events import EVENT_TYPES
 from schemas.frames import MAX_PAYLOAD, Kind
 from schemas.manifests import MAX_INTERRUPTIONS, MAX_RANGES, Manifest, Tally
 from schemas.progress import SessionProgress
+from schemas.receipts import RECEIPT_TYPES, AnchorReceipt
 
 DOCS = Path(__file__).parents[2] / "docs"
 WRITTEN_HERE = sorted(path.name for path in (DOCS / "formats").glob("*.md"))
@@ -90,10 +91,15 @@ def test_the_manifest_and_its_tally_are_described() -> None:
         ("progress.md", "Progress, version 1", SessionProgress),
         ("events.md", "Commands: topic", RecorderCommand),
         ("events.md", "Anchors: topic", Anchor),
+        ("events.md", "Receipts: topic", AnchorReceipt),
     ],
 )
 def test_a_documents_members_are_described(name: str, heading: str, model: type[Strict]) -> None:
     assert members(section(name, heading)) == model.model_fields.keys()
+
+
+def test_the_type_of_receipts_is_named() -> None:
+    assert [name for name in RECEIPT_TYPES if f"`{name}`" in page("events.md")] == [*RECEIPT_TYPES]
 
 
 def test_every_event_type_is_described_with_its_members() -> None:
