@@ -17,11 +17,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from schemas.errors import ContractError
 
-Service = Literal["recorder", "processor", "storage", "pipeline", "api", "cli"]
+Service = Literal["recorder", "processor", "storage", "pipeline", "api", "cli", "outside"]
 Placement = Literal["by key", "of the session's open record"]
 _UNITS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _PREFIX = re.compile(r"[a-zA-Z0-9._-]*")
-_NAME = re.compile(r"[a-z]+(\.[a-z]+)+")
+_NAME = re.compile(r"[a-z]+([._][a-z]+)*\.[a-z]+([._][a-z]+)*")
 
 
 class UnknownTopic(ContractError):

@@ -21,6 +21,7 @@ from schemas.frames import MAX_PAYLOAD, Kind
 from schemas.live import LiveState
 from schemas.manifests import MAX_INTERRUPTIONS, MAX_RANGES, Manifest, Tally
 from schemas.progress import SessionProgress
+from schemas.receipts import RECEIPT_TYPES, AnchorReceipt
 from schemas.retention import Hold
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -96,6 +97,7 @@ def test_the_manifest_and_its_tally_are_described() -> None:
         ("events.md", "Anchors: topic", Anchor),
         ("erasure.md", "Record", Erasure),
         ("holds.md", "Legal hold, version 1", Hold),
+        ("events.md", "Receipts: topic", AnchorReceipt),
     ],
 )
 def test_a_documents_members_are_described(name: str, heading: str, model: type[Strict]) -> None:
@@ -111,6 +113,10 @@ def test_the_claims_of_a_token_are_described() -> None:
     assert members(text) == {field.alias or name for name, field in Claims.model_fields.items()}
     assert f"at most {MAX_LIFETIME:,} s" in text
     assert f"0 to {MAX_SCOPE} strings" in text
+
+
+def test_the_type_of_receipts_is_named() -> None:
+    assert [name for name in RECEIPT_TYPES if f"`{name}`" in page("events.md")] == [*RECEIPT_TYPES]
 
 
 def test_every_event_type_is_described_with_its_members() -> None:
