@@ -45,9 +45,19 @@ from schemas.manifests import manifest_hash
 Document = dict[str, Any]
 ANSWER_MS = 5000
 ALIASES = "projections"
-PROJECTED = frozenset({"sessions", "chunk_pages", "statistics", "session_events", "audit"})
+PROJECTED = frozenset(
+    {
+        "sessions",
+        "chunk_pages",
+        "statistics",
+        "session_events",
+        "audit",
+        "receipts",
+    }
+)
 """Names that stand for another collection."""
-PACKED = {"chunk_pages": "chunks", "session_events": "events", "audit": "entries"}
+PACKED = {"chunk_pages": "chunks", "session_events": "events", "audit": "entries",
+          "receipts": "receipts"}  # fmt: skip
 """Fields that hold many entries, stored as JSON text: what a catalog does with a document then
 depends on its bytes and not on its thousands of fields."""
 _DUPLICATE = 11000

@@ -38,6 +38,7 @@ REGISTRY = {
     "statistics": "agents.session.api.views:STATISTICS",
     "session_events": "agents.session.api.views:SESSION_EVENTS",
     "audit": "agents.session.api.audit_view:AUDIT",
+    "receipts": "agents.session.api.receipts_view:RECEIPTS",
 }
 """Every projection, with the room's object: imported when it is asked for."""
 

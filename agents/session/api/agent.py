@@ -29,6 +29,7 @@ from agents.session.api.follower import Follower
 from agents.session.api.index import SessionIndex
 from agents.session.api.metrics import ApiMetrics
 from agents.session.api.reading import Reading
+from agents.session.api.receipts_view import RECEIPTS
 from agents.session.api.server import listening
 from agents.session.api.settings import ApiSettings
 from agents.session.api.streams import Slots
@@ -113,8 +114,8 @@ def _views(
         return {}
 
     control.consume_many(contract.topic("session.events").full_name, take_session_events)
-    audit = Projector(catalog, [AUDIT])
-    control.consume_many(contract.topic("audit.events").full_name, audit.take)
+    for view in (AUDIT, RECEIPTS):
+        control.consume_many(contract.topic(view.topic).full_name, Projector(catalog, [view]).take)
     return control
 
 

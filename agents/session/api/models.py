@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from schemas.anchors import Anchor
+from schemas.receipts import AnchorReceipt
 
 State = Literal["recording", "paused", "processing", "completed", "incomplete"]
 SESSION = "01a20c5b-f2fa-7557-ac1e-5c3397094c1d"
@@ -240,14 +241,25 @@ class VerificationRunning(BaseModel):
     total: int
 
 
+class Receipt(BaseModel):
+    """What a client of a ledger claims. fits: it names the hash of the manifest here."""
+
+    id: str
+    time: int
+    source: str
+    fits: bool
+    claim: AnchorReceipt
+
+
 class Anchored(BaseModel):
-    """A session's anchor (docs/formats/events.md)."""
+    """A session's anchor, and the receipts of it (docs/formats/events.md)."""
 
     model_config = _example({"anchor": {
         "version": 1, "session": SESSION, "manifest_hash": HASH, "started_at": 1795000000000000,
-        "owner": "ada", "merkle_root": HASH, "chunk_count": 61}})  # fmt: skip
+        "owner": "ada", "merkle_root": HASH, "chunk_count": 61}, "receipts": []})  # fmt: skip
 
     anchor: Anchor
+    receipts: list[Receipt]
 
 
 class EventItem(BaseModel):

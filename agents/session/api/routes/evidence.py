@@ -18,6 +18,7 @@ from schemas.anchors import anchor_of
 from schemas.manifests import read_manifest
 from schemas.merkle import consistency_proof, inclusion_proof, root
 from schemas.proofs import Proof, write_proof
+from schemas.receipts import AnchorReceipt, fits
 from schemas.verdicts import Report
 
 router = APIRouter(prefix=f"{BASE}/sessions/{{session}}", tags=["evidence"])
@@ -60,10 +61,16 @@ async def checkpoint(request: Request, row: VisibleSession) -> Response:
     responses=responses(Code.SESSION_NOT_FOUND, Code.NOT_YET, Code.ERASED),
 )
 async def anchor(request: Request, row: VisibleSession) -> Response:
-    """What a ledger outside of Lucid registers of the session."""
+    """What a ledger outside of Lucid registers of the session, and what its clients claim."""
     found = await api_of(request).reading.manifest(row)
-    registered = anchor_of(read_manifest(found["manifest"].encode()))
-    return reply(request, json_bytes({"anchor": registered.model_dump(mode="json")}))
+    data = found["manifest"].encode()
+    view = await api_of(request).reading.view("receipts", row.session)
+    receipts = [
+        {**one, "fits": fits(AnchorReceipt.model_validate(one["claim"]), row.session, data)}
+        for one in view.get("receipts", [])
+    ]
+    registered = anchor_of(read_manifest(data)).model_dump(mode="json")
+    return reply(request, json_bytes({"anchor": registered, "receipts": receipts}))
 
 
 @router.get(
