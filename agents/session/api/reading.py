@@ -77,7 +77,11 @@ class Reading:
 
     async def chunks(self, row: Row, first: int, behind: int) -> list[Any]:
         """The entries of chunks first to behind - 1, in order, as far as they are stored."""
-        pages = list(range(first // PAGE, max(first, behind - 1) // PAGE + 1))
+        # The row may be a moment behind the pages; beyond that nobody has to look.
+        behind = min(behind, row.chunks + PAGE)
+        if behind <= first:
+            return []
+        pages = list(range(first // PAGE, (behind - 1) // PAGE + 1))
         entries: list[Any] = []
         for start in range(0, len(pages), AT_ONCE):
             found = await asyncio.gather(

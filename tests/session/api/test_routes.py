@@ -194,6 +194,8 @@ async def test_a_running_session_proves_that_it_only_grows(api: Running) -> None
     )  # fmt: skip
     assert (await api.get(f"{S}/{session}/manifest")).json["code"] == "LUCID_ERR_3006"
     assert (await api.get(f"{path}?old=9999")).json["code"] == "LUCID_ERR_3005"
+    far = await api.get(f"{path}?old=0&new={2**32 - 1}")
+    assert far.json["code"] == "LUCID_ERR_3005", "nobody counts to there"
     await api.yard.close(made)
     await api.until(f"{path}?old=3", lambda one: one.json["signed"] is True)
 
