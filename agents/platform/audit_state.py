@@ -157,7 +157,11 @@ class Slot:
         self._end = Place(chain, 0)
         kind: Literal["user", "service"] = "user" if self.service == "cli" else "service"
         start = ChainStarted(reason=reason, former=former)
-        self.keep([AuditEvent(start, source, chain, user=user, user_type=kind)])
+        try:
+            self.keep([AuditEvent(start, source, chain, user=user, user_type=kind)])
+        except BaseException:
+            self.state = None  # without its entry 0 there is no chain
+            raise
 
     def keep(self, events: Sequence[AuditEvent]) -> list[AuditEvent]:
         """Put entries behind the chain, on disk, as pending; the events with their places.

@@ -198,6 +198,12 @@ def test_a_disk_that_does_not_work_is_told_and_nothing_moves_on(
         patch.setattr(audit_state, "write_synced", full)
         with pytest.raises(AuditFailed, match="No space left"):
             slot.keep([act(1)])
+        fresh = take_slot(tmp_path, "api")
+        with pytest.raises(AuditFailed, match="No space left"):
+            fresh.load(SOURCE, "ada")
+    assert fresh.state is None
+    fresh.load(SOURCE, "ada")
+    assert len(pending(fresh)) == 1, "it begins with its start all the same"
     assert slot.loaded is before
     [placed] = slot.keep([act(2)])
     assert placed.number == "1"
