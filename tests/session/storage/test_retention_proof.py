@@ -32,14 +32,14 @@ def blobs(tmp_path: Path) -> Blobs:
 
 
 def test_the_proof_of_a_whole_session(blobs: Blobs) -> None:
-    proof = prove(blobs, SESSION, LISTED, damaged=False)
+    proof = prove(blobs, SESSION, LISTED, complete=True, damaged=False)
     assert read_leaves(proof.leaves) == MADE.leaves
     assert list(read_headers(proof.headers).values()) == [one.data[:216] for one in MADE.chunks]
     assert proof.manifest_hash == manifest_hash(MADE.manifest_bytes).hex()
     assert (proof.root, proof.chunks) == (MADE.manifest.root, len(MADE.chunks))
     assert proof.size == MADE.manifest.tally.sealed_bytes
     (blobs.folder(SESSION) / ".tmp-0011").write_bytes(b"half")
-    assert prove(blobs, SESSION, LISTED, damaged=False) == proof
+    assert prove(blobs, SESSION, LISTED, complete=True, damaged=False) == proof
 
 
 def rotten(blobs: Blobs) -> None:
@@ -87,17 +87,17 @@ def test_what_is_damaged_is_left_to_people(
 ) -> None:
     damage(blobs)
     with pytest.raises(Damaged, match=SESSION) as caught:
-        prove(blobs, SESSION, LISTED, damaged=False)
+        prove(blobs, SESSION, LISTED, complete=True, damaged=False)
     assert any(one.startswith(problem) for one in caught.value.problems)
     assert "--damaged" in str(caught.value)
-    proof = prove(blobs, SESSION, LISTED, damaged=True)
+    proof = prove(blobs, SESSION, LISTED, complete=True, damaged=True)
     assert proof.leaves, "somebody has looked, and it goes all the same"
 
 
 def test_leaves_of_the_catalog_stay_for_chunks_that_are_gone(blobs: Blobs) -> None:
     rotten(blobs)
     without("00000002.chunk")(blobs)
-    proof = prove(blobs, SESSION, LISTED, damaged=True)
+    proof = prove(blobs, SESSION, LISTED, complete=True, damaged=True)
     assert read_leaves(proof.leaves) == MADE.leaves
     assert 1 not in read_headers(proof.headers)
 
@@ -105,10 +105,12 @@ def test_leaves_of_the_catalog_stay_for_chunks_that_are_gone(blobs: Blobs) -> No
 def test_a_chunk_that_neither_side_has_is_unknown(blobs: Blobs) -> None:
     without("00000001.chunk")(blobs)
     listed = {index: leaf for index, leaf in LISTED.items() if index != 1}
-    proof = prove(blobs, SESSION, listed, damaged=False)
+    proof = prove(blobs, SESSION, listed, complete=False, damaged=False)
     assert read_leaves(proof.leaves)[1] == UNKNOWN
+    with pytest.raises(Damaged, match="chunk 1 is neither stored nor listed"):
+        prove(blobs, SESSION, listed, complete=True, damaged=False)
     with pytest.raises(Damaged, match="does not list chunk 0"):
-        prove(blobs, SESSION, {}, damaged=False)
+        prove(blobs, SESSION, {}, complete=False, damaged=False)
 
 
 def test_a_catalog_that_agrees_with_other_chunks_does_not_help(blobs: Blobs) -> None:
@@ -116,18 +118,18 @@ def test_a_catalog_that_agrees_with_other_chunks_does_not_help(blobs: Blobs) -> 
     data = blobs.get(SESSION, "00000001.chunk")
     listed = {**LISTED, 1: hashlib.sha256(b"\0" + data).hexdigest()}
     with pytest.raises(Damaged, match="another root"):
-        prove(blobs, SESSION, listed, damaged=False)
+        prove(blobs, SESSION, listed, complete=True, damaged=False)
 
 
 def test_without_a_manifest_the_chunks_count_themselves(blobs: Blobs) -> None:
     for name in ("manifest.json", "checkpoint.txt"):
         without(name)(blobs)
-    proof = prove(blobs, SESSION, LISTED, damaged=False)
+    proof = prove(blobs, SESSION, LISTED, complete=True, damaged=False)
     assert (proof.manifest_hash, proof.root, proof.chunks) == (None, None, len(MADE.chunks))
     for name in names_of(blobs, SESSION):
         if name.endswith(".chunk"):
             without(name)(blobs)
-    empty = prove(blobs, SESSION, {}, damaged=False)
+    empty = prove(blobs, SESSION, {}, complete=True, damaged=False)
     assert (empty.chunks, empty.leaves, digest(empty.headers)) == (0, b"", digest(b""))
 
 
@@ -135,4 +137,4 @@ def test_many_problems_are_counted(blobs: Blobs) -> None:
     for number in range(9):
         write(f"stray{number}", b"x")(blobs)
     with pytest.raises(Damaged, match="and 4 more"):
-        prove(blobs, SESSION, LISTED, damaged=False)
+        prove(blobs, SESSION, LISTED, complete=True, damaged=False)
