@@ -19,7 +19,7 @@ from agents.session.storage.retention_holds import Contended, NoSuchHold
 from schemas.audit import ErasureBegun
 from schemas.erasure import read_erasure
 from schemas.events import SessionErased, SessionErasing, SessionShredded, SessionSpared
-from schemas.retention import Periods, Policies
+from schemas.retention import DAY, Periods, Policies
 from schemas.stored import ChunkRecord, ManifestRecord
 from schemas.verdicts import Severity, Verdict
 from schemas.verify_documents import Access
@@ -455,3 +455,20 @@ async def test_old_versions_of_the_register_are_cleaned_away(
         monkeypatch.setattr(retention_holds, "TRIES", 0)
         with pytest.raises(Contended):
             await house.register.free("s1")
+
+
+async def test_old_pages_of_the_audit_view_go_and_no_others(yard: Yard) -> None:
+    yard.now = 500 * DAY
+    pages = {"0/0": [100 * DAY, 135 * DAY - 1], "0/1": [134 * DAY, 135 * DAY], "0/2": []}
+    for name, times in pages.items():
+        await yard.catalog.insert(
+            "audit", {"_id": name, "entries": [{"time": time} for time in times]}
+        )
+    async with yard.house() as house:
+        assert await house.expire_audit(await house.plan()) == 1
+        assert await house.expire_audit(await house.plan()) == 0
+        yard.later(1000)
+        yard.policies = Policies(audit="forever")
+    async with yard.house() as house:
+        assert await house.expire_audit(await house.plan()) == 0
+    assert await yard.catalog.ids("audit") == ["0/1", "0/2"]
