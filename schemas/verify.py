@@ -17,7 +17,7 @@ from uuid import UUID
 
 from schemas.chunks import ChunkHeader, read_header
 from schemas.datakey import DataKey
-from schemas.erasure import UNKNOWN, ErasureFiles
+from schemas.erasure import ErasureFiles
 from schemas.errors import FormatError
 from schemas.frames import chain_start
 from schemas.manifests import Manifest
@@ -44,7 +44,7 @@ from schemas.verify_documents import (
     open_key,
     parse_checkpoint,
 )
-from schemas.verify_erasure import check_records, read_records
+from schemas.verify_erasure import check_records, merged_listing, read_records
 from schemas.verify_tally import Sums, compare_tally
 
 
@@ -138,21 +138,14 @@ class SessionCheck:
         self._recorder = Verifier.parse(self._manifest.recorder) if self._manifest else None
 
     def _take_up_erasure(self, manifest: bytes | None) -> None:
-        """The leaves that stayed are the list; the catalog's has to agree as far as it goes."""
+        """What should not be there any more, and what stands for the list of chunks."""
         if self._erased is None:
             return
         if self._erased.facts.stage == "metadata" and manifest is not None:
             self._found.add(Verdict.NOT_ERASED, "the manifest is still there")
-        listed = self._listing or {}
-        for index, expected in listed.items():
-            left = self._erased.leaves.get(index)
-            if left is not None and left.leaf not in (expected.leaf, UNKNOWN):
-                what = f"the {self._source.name} has another leaf of chunk {index} than was left"
-                self._found.add(Verdict.CATALOG_MISMATCH, what, index)
-        self._listing = {
-            index: listed.get(index, left) if left.leaf != UNKNOWN else left
-            for index, left in self._erased.leaves.items()
-        }
+        self._listing = merged_listing(
+            self._erased.leaves, self._listing or {}, self._source.name, self._found
+        )
 
     def _open_key(self, access: Access) -> DataKey | None:
         wrapped = self._source.wrapped_key()

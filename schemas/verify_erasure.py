@@ -12,6 +12,7 @@ from uuid import UUID
 
 from schemas.erasure import (
     STORAGE_NAME,
+    UNKNOWN,
     Erasure,
     ErasureFiles,
     digest,
@@ -185,3 +186,18 @@ def _told(record: Erasure) -> str:
     when = datetime.fromtimestamp(record.decided / 1e6, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     policy = f"the {record.scope} policy, which keeps it for {record.keep_days} d"
     return f"its {record.stage} was erased on {when} by {record.by} on {record.host} under {policy}"
+
+
+def merged_listing(
+    left: Mapping[int, Expected], listed: Mapping[int, Expected], name: str, found: Found
+) -> dict[int, Expected]:
+    """The leaves that stayed as the list of chunks; the source's own has to agree with them."""
+    for index, expected in listed.items():
+        known = left.get(index)
+        if known is not None and known.leaf not in (expected.leaf, UNKNOWN):
+            what = f"the {name} has another leaf of chunk {index} than was left"
+            found.add(Verdict.CATALOG_MISMATCH, what, index)
+    return {
+        index: expected if expected.leaf == UNKNOWN else listed.get(index, expected)
+        for index, expected in left.items()
+    }

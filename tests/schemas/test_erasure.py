@@ -232,6 +232,13 @@ def test_headers_of_another_session_are_foreign() -> None:
     assert Verdict.FOREIGN_CHUNK in failed(verify(source, access()))
 
 
+def test_leaves_that_are_no_leaves_are_malformed_though_the_record_names_them() -> None:
+    source = erased(leaves_hash=digest(b"x\n"))
+    assert source.erased is not None
+    source.erased = replace(source.erased, leaves=b"x\n")
+    assert Verdict.MALFORMED_ERASURE in failed(verify(source, access()))
+
+
 def test_the_record_is_read_as_it_was_written() -> None:
     source = erased()
     assert source.erased is not None

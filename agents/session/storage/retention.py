@@ -30,6 +30,7 @@ from schemas.notes import Signer
 from schemas.retention import Plan, Policies, Row, make_plan
 
 NAME = "retention"
+AUDIT_VIEW = "audit"
 STALE_CLAIM = 600_000_000
 """Microseconds after which a claim that has left no record belongs to nobody any more."""
 
@@ -71,6 +72,24 @@ class House:
                 raise
             except LucidError as error:
                 yield Done(row.session, row.stage, "failed", str(error))
+
+    async def expire_audit(self, plan: Plan) -> int:
+        """Take pages of the catalog's view of audit events of which every entry is too old.
+
+        Returns how many. The topic keeps its own time, and the chain there stays whole.
+        """
+        if plan.audit_before is None:
+            return 0
+        place, removed = await self.catalog.where(AUDIT_VIEW), 0
+        old = [
+            str(page["_id"])
+            async for page in self.catalog.scan(AUDIT_VIEW)
+            if (times := [entry["time"] for entry in page.get("entries", [])])
+            and max(times) < plan.audit_before
+        ]
+        for key in old:
+            removed += await self.catalog.delete(place, key)
+        return removed
 
     async def _drop_stale_claims(self) -> None:
         """Claims of a process that died before it wrote the record."""

@@ -74,9 +74,10 @@ def apply(
     """Delete what a plan made now says; exit status 1 if any of it was not done."""
     settings, section, only = Settings.load(), RetentionSettings.load(), _only(session)
     quiet()
-    found, done = asyncio.run(_apply(settings, section, only, damaged, yes, as_json))
+    found, done, pages = asyncio.run(_apply(settings, section, only, damaged, yes, as_json))
     if as_json:
-        print_json({**plan_fields(found), "done": [done_fields(one) for one in done]})
+        fields = [done_fields(one) for one in done]
+        print_json({**plan_fields(found), "done": fields, "audit_pages": pages})
     else:
         show_done(done)
     raise typer.Exit(1 if any(one.outcome in UNDONE for one in done) else 0)
@@ -85,17 +86,16 @@ def apply(
 async def _apply(
     settings: Settings, section: RetentionSettings, only: str | None, damaged: bool, yes: bool,
     as_json: bool,
-) -> tuple[Plan, list[Done]]:  # fmt: skip
+) -> tuple[Plan, list[Done], int]:  # fmt: skip
     signer = load_signer(settings, "storage")
     async with open_house(settings, section.policies, signer=signer) as house:
         found = await house.plan(only)
         rows = rows_to_do(found, damaged=damaged)
         if not as_json:
             show_plan(found)
-        if not rows:
-            return found, []
         _confirm(rows, yes)
-        return found, await _carry_out(house, found, len(rows), damaged, as_json)
+        done = await _carry_out(house, found, len(rows), damaged, as_json) if rows else []
+        return found, done, await house.expire_audit(found)
 
 
 def _confirm(rows: Sequence[Row], yes: bool) -> None:

@@ -84,7 +84,7 @@ class Done:
 class Eraser:
     """Carries out the rows of a plan; signer: None for one that only looks.
 
-    Raises Unreachable and StoreFailed.
+    Raises Unreachable, StoreFailed, and a FormatError for a record that is none.
     """
 
     settings: Settings
@@ -99,11 +99,12 @@ class Eraser:
 
     async def carry_out(self, row: Row, partition: int | None, *, damaged: bool = False) -> Done:
         """Erase, or go on with an erasure; partition: of the session's records, if known."""
-        if self._note(row) is None:
+        note = self._note(row)
+        if note is None:
             refused = await self._begin(row, damaged=damaged)
             if refused is not None:
                 return refused
-        elif await self._spare(row):
+        elif read_erasure(note) and await self._spare(row):
             return Done(
                 row.session, row.stage, "spared", "a hold came before its key was destroyed"
             )
@@ -122,13 +123,15 @@ class Eraser:
         content = row.stage == "content"
         if not content and (not self.blobs.erased(row.session) or await self._content_left(row)):
             return Done(row.session, row.stage, "changed", "its content is still there")
-        state = await self.catalog.get("sessions", row.session)
-        if state is not None and state.get("state") not in SETTLED:
-            return Done(row.session, row.stage, "changed", f"it is {state.get('state')} now")
+        found = await self.catalog.get("sessions", row.session) or {}
+        state = str(found.get("state", "completed"))
+        if state not in SETTLED:
+            return Done(row.session, row.stage, "changed", f"it is {state} now")
         try:
-            record, left = await (self._content_record if content else self._metadata_record)(
-                row, damaged
-            )
+            if content:
+                record, left = await self._content_record(row, state == "completed", damaged)
+            else:
+                record, left = await self._metadata_record(row), {}
         except Damaged as error:
             return Done(row.session, row.stage, "damaged", "; ".join(error.problems[:5]))
         forbidding = await self.register.claim(row.session, row.project)
@@ -144,21 +147,24 @@ class Eraser:
         names = await self._run(names_of, self.blobs, row.session)
         return any(name != MANIFEST and not self.blobs.stays(row.session, name) for name in names)
 
-    async def _content_record(self, row: Row, damaged: bool) -> tuple[Erasure, dict[str, bytes]]:
+    async def _content_record(
+        self, row: Row, complete: bool, damaged: bool
+    ) -> tuple[Erasure, dict[str, bytes]]:
         listed = {one["index"]: one["leaf"] async for one in self.catalog.chunks(row.session)}
-        proof = await asyncio.to_thread(prove, self.blobs, row.session, listed, damaged=damaged)
+        proof = await asyncio.to_thread(
+            prove, self.blobs, row.session, listed, complete=complete, damaged=damaged
+        )
         record = self._record(
             row, proof.manifest_hash, proof.root, proof.chunks, digest(proof.leaves),
             digest(proof.headers),
         )  # fmt: skip
         return record, {LEAVES: proof.leaves, HEADERS: proof.headers}
 
-    async def _metadata_record(self, row: Row, _: bool) -> tuple[Erasure, dict[str, bytes]]:
+    async def _metadata_record(self, row: Row) -> Erasure:
         content = read_erasure(await self._run(self.blobs.get, row.session, ERASED_CONTENT))
-        record = self._record(
+        return self._record(
             row, content.manifest_hash, content.root, content.chunks, content.leaves_hash, None
         )
-        return record, {}
 
     def _record(
         self, row: Row, manifest: str | None, root: str | None, chunks: int, leaves: str,

@@ -70,10 +70,13 @@ class _Found:
     size: int = 0
 
 
-def prove(blobs: Blobs, session: str, listed: Mapping[int, str], *, damaged: bool) -> Proof:
+def prove(
+    blobs: Blobs, session: str, listed: Mapping[int, str], *, complete: bool, damaged: bool
+) -> Proof:
     """Read all of a session's content; raises Damaged, unless `damaged` ones are taken, too.
 
-    listed: the leaf of each chunk in the catalog, in hex. Raises StoreFailed.
+    listed: the leaf of each chunk in the catalog, in hex. complete: the session was counted as
+    that, so that no chunk may be missing on both sides. Raises StoreFailed.
     """
     problems: list[str] = []
     manifest, data = _manifest(blobs, session, problems)
@@ -84,7 +87,10 @@ def prove(blobs: Blobs, session: str, listed: Mapping[int, str], *, damaged: boo
     found = _Found([], [], problems)
     for index in range(count):
         _chunk(blobs, session, index, listed.get(index), found, wanted=manifest is not None)
-    known = manifest is not None and UNKNOWN not in found.leaves
+    unknown = [index for index, leaf in enumerate(found.leaves) if leaf == UNKNOWN]
+    if complete:
+        problems += [f"chunk {index} is neither stored nor listed" for index in unknown]
+    known = manifest is not None and not unknown
     if manifest is not None and known and root(found.leaves).hex() != manifest.root:
         problems.append("the leaves have another root than the manifest")
     problems += _others(blobs, session, manifest)

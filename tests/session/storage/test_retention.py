@@ -14,11 +14,12 @@ from agents.auditor.bundle import open_bundle, save_bundle
 from agents.auditor.reading import ErasedContent, open_session
 from agents.platform.stored_sessions import find_session
 from agents.platform.verification import run_verification
-from agents.session.storage.retention_holds import NoSuchHold
+from agents.session.storage import retention_holds
+from agents.session.storage.retention_holds import Contended, NoSuchHold
 from schemas.audit import ErasureBegun
 from schemas.erasure import read_erasure
 from schemas.events import SessionErased, SessionErasing, SessionShredded, SessionSpared
-from schemas.retention import Periods, Policies
+from schemas.retention import DAY, Periods, Policies
 from schemas.stored import ChunkRecord, ManifestRecord
 from schemas.verdicts import Severity, Verdict
 from schemas.verify_documents import Access
@@ -400,3 +401,74 @@ async def test_a_catalog_that_was_lost_lets_an_erasure_go_on(yard: Yard) -> None
     assert (done.session, done.stage) == (session, "content")
     assert yard.files(session) == LEFT
     assert (await yard.told(SessionSpared)) == []
+
+
+async def test_what_fails_for_one_session_stops_no_other(yard: Yard) -> None:
+    first, second = sorted([await yard.add(seed=24), await yard.add(seed=25)])
+    yard.later(40)
+    yard.blobs.path(first, "key.age").unlink()
+    yard.blobs.path(first, "key.age").mkdir()
+    done = await yard.apply()
+    assert [(one.session, one.outcome) for one in done] == [
+        (first, "failed"), (second, "shredded"),
+    ]  # fmt: skip
+    assert "key.age" in done[0].detail
+    assert yard.files(second) == LEFT
+
+
+async def test_a_record_that_cannot_be_read_lets_nothing_go_on(yard: Yard) -> None:
+    session = await yard.add(seed=26)
+    yard.later(100)
+    yard.blobs.path(session, "erasure-content.txt").write_bytes(b"rubbish")
+    done = await yard.apply()
+    assert [(one.stage, one.outcome) for one in done] == [
+        ("content", "failed"), ("metadata", "changed"),
+    ]  # fmt: skip
+    async with yard.house() as house:
+        assert (await house.register.state()).claims == {}
+    assert {"key.age", "manifest.json", "00000000.chunk"} <= yard.files(session)
+
+
+async def test_a_writer_that_slept_through_many_changes_counts_nothing(yard: Yard) -> None:
+    async with yard.house() as house:
+        register = house.register
+        await register.sync()
+        before = await register.state()
+        for number in range(3):
+            await register.claim(f"s{number}", "")
+        assert not await register._put(before, replace(before, version=before.version + 1))
+        await yard.catalog.delete("retention", f"holds:{before.version}")
+        await yard.catalog.delete("retention", f"holds:{before.version + 1}")
+        assert not await register._put(before, replace(before, version=before.version + 1))
+        assert set((await register.state()).claims) == {"s0", "s1", "s2"}
+
+
+async def test_old_versions_of_the_register_are_cleaned_away(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention_holds, "KEPT", 3)
+    async with yard.house() as house:
+        for number in range(6):
+            await house.register.claim(f"s{number}", "")
+        assert len(await yard.catalog.ids("retention")) == 3
+        assert len((await house.register.state()).claims) == 6
+        monkeypatch.setattr(retention_holds, "TRIES", 0)
+        with pytest.raises(Contended):
+            await house.register.free("s1")
+
+
+async def test_old_pages_of_the_audit_view_go_and_no_others(yard: Yard) -> None:
+    yard.now = 500 * DAY
+    pages = {"0/0": [100 * DAY, 135 * DAY - 1], "0/1": [134 * DAY, 135 * DAY], "0/2": []}
+    for name, times in pages.items():
+        await yard.catalog.insert(
+            "audit", {"_id": name, "entries": [{"time": time} for time in times]}
+        )
+    async with yard.house() as house:
+        assert await house.expire_audit(await house.plan()) == 1
+        assert await house.expire_audit(await house.plan()) == 0
+        yard.later(1000)
+        yard.policies = Policies(audit="forever")
+    async with yard.house() as house:
+        assert await house.expire_audit(await house.plan()) == 0
+    assert await yard.catalog.ids("audit") == ["0/1", "0/2"]
