@@ -18,7 +18,7 @@ from agents.platform.live import LiveStates
 from agents.platform.producer import Producer
 from agents.platform.projector import Projector
 from agents.platform.redis_client import RedisClient
-from agents.platform.revocation import Revocations, revoked_lately
+from agents.platform.revocation import open_revocations
 from agents.platform.service import Listening, Part, Service, run_service
 from agents.platform.settings import Settings
 from agents.platform.tokens import TokenVerifier
@@ -78,11 +78,7 @@ async def parts(service: Service) -> AsyncIterator[tuple[Api, Sequence[Part]]]:
         producer = await enter(Producer(settings, contract.limits, metrics=service.metrics))
         await service.wait_until(catalog.prepare)
         redis = await enter(RedisClient(settings))
-        revocations = await enter(
-            Revocations(
-                redis, lambda: revoked_lately(settings, contract), grace=settings.revocation_grace
-            )
-        )
+        revocations = await enter(open_revocations(settings, contract, redis))
         audit = await enter(Audit(producer, contract, host=settings.host, service=NAME))
         index = SessionIndex()
         resources.callback(index.close)

@@ -120,7 +120,7 @@ class Follower:
         self._committed_at = 0.0
         self._view = ""
         self._loaded = False
-        self._trouble: Transient | None = None
+        self._troubles: dict[str, Transient] = {}
 
     # -- what others ask ---------------------------------------------------------------------
 
@@ -128,8 +128,8 @@ class Follower:
         """Raise the trouble that keeps the index from the news."""
         if not self._loaded:
             raise Transient("the sessions are being loaded")
-        if self._trouble is not None:
-            raise self._trouble
+        for trouble in self._troubles.values():
+            raise trouble
 
     @property
     def loaded(self) -> bool:
@@ -180,7 +180,7 @@ class Follower:
             with contextlib.suppress(Transient):  # only when the service stops
                 await retry(
                     lambda: self._follow_once(stop), backoff=Backoff(most=5.0), stop=stop,
-                    on_retry=self._note,
+                    on_retry=lambda error, _: self._note("topic", error),
                 )  # fmt: skip
 
     async def _follow_once(self, stop: StopSignal) -> None:
@@ -192,7 +192,7 @@ class Follower:
             await consumer.start()
             consumer.assign(self._places)
             await self._position(consumer)
-            self._trouble = None
+            self._troubles.pop("topic", None)
             while not stop.is_set():
                 batches = await consumer.getmany(timeout_ms=POLL_MS)
                 for records in batches.values():
@@ -255,8 +255,9 @@ class Follower:
                     await self._look_at_view()
                     next_look = time.monotonic() + LOOK_AT_VIEW_EVERY
                 await self._read_dirty()
+                self._troubles.pop("catalog", None)
             except Transient as error:
-                self._note(error, 0)
+                self._note("catalog", error)
                 await wait_stopped(stop, 1.0)
 
     async def _look_at_view(self) -> None:
@@ -302,6 +303,6 @@ class Follower:
             self._committed = await self._commits.offsets()
             self._committed_at = time.monotonic()
 
-    def _note(self, error: Transient, _: float) -> None:
-        self._trouble = error
-        log.warning("cannot follow the sessions now", error=error)
+    def _note(self, what: str, error: Transient) -> None:
+        self._troubles[what] = error
+        log.warning("cannot follow the sessions now", what=what, error=error)
