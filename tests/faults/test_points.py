@@ -106,7 +106,8 @@ def test_every_point_was_struck(acts: dict[str, Future[list[tuple[str, str]]]]) 
     for act in acts.values():
         with contextlib.suppress(AssertionError):
             struck |= {name for name, action in act.result() if action != "note"}
-    assert struck == set(POINTS)
+    # Those of the audit are struck in commands, by tests/platform/test_audit.py.
+    assert struck == {name for name in POINTS if not name.startswith("audit.")}
 
 
 # -- the points themselves ---------------------------------------------------------------------
