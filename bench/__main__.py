@@ -12,7 +12,7 @@ import structlog
 from rich.console import Console
 from rich.table import Table
 
-NAMES = ("sealing", "throughput", "memory", "capture", "recovery", "waiting")
+NAMES = ("sealing", "throughput", "memory", "capture", "recovery", "waiting", "audit")
 OUT = Path("bench/out")
 
 

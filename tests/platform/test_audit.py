@@ -18,7 +18,15 @@ from uuid import uuid4
 import pytest
 
 from agents.platform import audit
-from agents.platform.audit import Actor, Audit, AuditBusy, AuditFull, acting_user, chain_folder
+from agents.platform.audit import (
+    Actor,
+    Audit,
+    AuditBusy,
+    AuditFull,
+    acting_user,
+    audit_producer,
+    chain_folder,
+)
 from agents.platform.audit_state import AuditFailed, Slot, known_of, read_states
 from agents.platform.contract import Contract, apply_contract, load_contract
 from agents.platform.producer import Producer, RecordTooLarge
@@ -293,7 +301,7 @@ class Running:
 @pytest.fixture
 async def running(trail: Trail) -> AsyncIterator[Running]:
     async with (
-        trail.producer() as producer,
+        audit_producer(trail.settings, trail.contract) as producer,
         Audit(producer, trail.contract, service="api", notes=5000) as writer,
     ):
         stop = StopSignal()
