@@ -129,6 +129,7 @@ class Audit:
         self._kept: list[_Waiting] = []
         self._turn = asyncio.Lock()
         self._wake = asyncio.Event()
+        self._gave_up = False  # at the end of a service: it has no time to wait twice
 
     @property
     def waiting(self) -> int:
@@ -224,10 +225,11 @@ class Audit:
     async def finish(self) -> None:
         """Send the notes that are left; what the broker does not take now is kept on disk."""
         try:
-            async with asyncio.timeout(FINISH_SECONDS), self._turn:
+            async with asyncio.timeout(0 if self._gave_up else FINISH_SECONDS), self._turn:
                 while self._unsent:
                     await self._deliver()
         except (TimeoutError, Transient) as error:
+            self._gave_up = True
             async with self._turn, self._held() as (slot, _):
                 if self._queue:
                     await _to_the_end(self._keep_queued(slot, len(self._queue)))

@@ -369,7 +369,7 @@ async def test_notes_wait_for_a_broker_that_refuses_for_now(
 async def test_what_a_service_could_not_send_is_sent_after_its_next_start(
     trail: Trail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audit, "FINISH_SECONDS", 0.2)
+    monkeypatch.setattr(audit, "FINISH_SECONDS", 0.5)
     async with trail.producer() as producer:
         never = asyncio.Event()
         with monkeypatch.context() as patch:
@@ -382,6 +382,7 @@ async def test_what_a_service_could_not_send_is_sent_after_its_next_start(
                 await until(lambda: writer.waiting < 700)
                 stop.set()
                 await asyncio.wait_for(task, 20)
+                patch.setattr(audit, "FINISH_SECONDS", 600.0)  # it waits only once
                 writer.note(act(700), "sessions")
     folder = chain_folder(trail.settings, trail.contract)
     assert len(read_states(folder)[0].pending) == 702
