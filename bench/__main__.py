@@ -12,7 +12,9 @@ import structlog
 from rich.console import Console
 from rich.table import Table
 
-NAMES = ("sealing", "throughput", "memory", "capture", "recovery", "waiting", "reading")
+NAMES = (
+    "sealing", "throughput", "memory", "capture", "recovery", "waiting", "audit", "reading",
+)  # fmt: skip
 OUT = Path("bench/out")
 
 

@@ -22,6 +22,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from json.encoder import encode_basestring
 from typing import Any
 
 import rfc8785
@@ -136,10 +137,10 @@ def entry_hash(attributes: Mapping[str, str], value: bytes | None) -> bytes:
 def hash_canonical(attributes: Mapping[str, str], value: bytes) -> bytes:
     """The hash of an entry whose data is known to be canonical."""
     # The canonical form of the whole is that of its parts, in the order of their names.
-    parts = {name: rfc8785.dumps(text) for name, text in attributes.items()}
-    parts["data"] = value
-    members = b",".join(b'"%s":%s' % (name.encode(), parts[name]) for name in sorted(parts))
-    return hashlib.sha256(b"{%s}" % members).digest()
+    parts = {name: encode_basestring(text) for name, text in attributes.items()}
+    parts["data"] = value.decode()
+    members = ",".join(f'"{name}":{parts[name]}' for name in sorted(parts))
+    return hashlib.sha256(f"{{{members}}}".encode()).digest()
 
 
 def read_link(headers: Headers, value: bytes | None) -> Link | None:

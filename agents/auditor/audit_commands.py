@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +20,7 @@ from agents.platform.letter_views import printable
 from agents.platform.output import AsJson, errors, print_json, print_wide, quiet
 from agents.platform.settings import Settings
 from schemas.audit import AuditEvent
+from schemas.audit_chain import Finding
 from schemas.audit_trail import ChainReport, TrailReport
 
 app = typer.Typer(help="Who did what with records and recordings.", no_args_is_help=True)
@@ -95,12 +97,8 @@ def _show(report: TrailReport) -> None:
             )  # fmt: skip
         print_wide(table, 170)
     for chain in report.chains:
-        for one in chain.findings[:SHOWN]:
-            console.print(f"[red]{one.fault.value}[/] {chain.chain}: {_plain(one.detail)}")
-        if len(chain.findings) > SHOWN:
-            console.print(f"[red]and {len(chain.findings) - SHOWN} more[/], --json has all")
-    for one in report.findings[:SHOWN]:
-        console.print(f"[red]{one.fault.value}[/] {_plain(one.detail)}")
+        _show_findings(console, f"{chain.chain}: ", chain.findings)
+    _show_findings(console, "", report.findings)
     console.print(
         f"{report.records} records, {len(report.chains)} chains, {report.unchained} entries in none"
         f": {'[green]in order[/]' if report.ok else '[red]NOT IN ORDER[/]'}"
@@ -110,6 +108,13 @@ def _show(report: TrailReport) -> None:
             "[yellow]Not checked[/]: whether the newest entries of chains of other installations "
             "are there; --head compares with their signed heads"
         )
+
+
+def _show_findings(console: Console, where: str, findings: Sequence[Finding]) -> None:
+    for one in findings[:SHOWN]:
+        console.print(f"[red]{one.fault.value}[/] {where}{_plain(one.detail)}")
+    if len(findings) > SHOWN:
+        console.print(f"[red]and {len(findings) - SHOWN} more[/], --json has all")
 
 
 def _justify(heading: str) -> Any:

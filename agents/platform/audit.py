@@ -3,8 +3,8 @@
     audit = Audit(producer, contract, host=settings.host)
     await audit.record(LetterDiscarded(…), subject)          returns when the broker holds it
 
-    audit = Audit(producer, contract, host=…, service="api")
-    async with Audit(producer, contract, service="api") as audit:
+    async with (audit_producer(settings, contract) as producer,
+                Audit(producer, contract, service="api") as audit):
         audit.note(ResourceRead(…), subject, actor=Actor(…)) returns at once, waits in memory
         yield [audit, …]                                     as a part of a service it sends
 
@@ -36,18 +36,21 @@ import structlog
 from agents.platform.audit_state import AuditBusy, AuditFailed, ChainState, Slot, take_slot
 from agents.platform.broker import unreachable
 from agents.platform.contract import Contract
+from agents.platform.metrics import Metrics
 from agents.platform.producer import Producer, RecordTooLarge
 from agents.platform.retry import Backoff, Deadline, Transient, retry
 from agents.platform.settings import Settings
 from schemas.audit import MAX_NAME, Actor, AuditEvent, name_of
-from schemas.canonical import Strict, encode
+from schemas.canonical import Strict
 from schemas.envelope import MAX_EVENT, InvalidEvent
 from schemas.errors import LucidError
 
 if TYPE_CHECKING:
     from agents.platform.service import StopSignal
 
-__all__ = ["Actor", "Audit", "AuditBusy", "AuditFailed", "AuditFull", "acting_user"]
+__all__ = [
+    "Actor", "Audit", "AuditBusy", "AuditFailed", "AuditFull", "acting_user", "audit_producer",
+]  # fmt: skip
 
 log = structlog.get_logger(__name__)
 SECONDS = 30.0  # that a record gets altogether
@@ -56,6 +59,7 @@ LOCK_SECONDS = 20.0  # of these, that another command gets, which may wait for t
 FINISH_SECONDS = 3.0  # that notes get at the end of a service
 POLL_SECONDS = 0.01
 BATCH = 500  # entries that wait on disk before more are taken, so that its state stays small
+REQUEST_BYTES = 256 * 1024  # a partition has one request on its way at a time
 MOST_NOTES = 10_000
 MARGIN = 32 * 1024  # of a record around its data
 COMMANDS = "cli"
@@ -72,6 +76,15 @@ def acting_user() -> str:
         return pwd.getpwuid(number).pw_name
     except KeyError:
         return f"uid {number}"
+
+
+def audit_producer(
+    settings: Settings, contract: Contract, *, metrics: Metrics | None = None
+) -> Producer:  # fmt: skip
+    """A producer for a service's audit entries alone: many of them go in one request."""
+    topic = contract.topic("audit.events")
+    limits = {topic.full_name: topic.max_record}
+    return Producer(settings, limits, metrics=metrics, batch_bytes=REQUEST_BYTES)
 
 
 def chain_folder(settings: Settings, contract: Contract) -> Path:
@@ -116,6 +129,7 @@ class Audit:
         self._kept: list[_Waiting] = []
         self._turn = asyncio.Lock()
         self._wake = asyncio.Event()
+        self._gave_up = False  # at the end of a service: it has no time to wait twice
 
     @property
     def waiting(self) -> int:
@@ -216,10 +230,11 @@ class Audit:
     async def finish(self) -> None:
         """Send the notes that are left; what the broker does not take now is kept on disk."""
         try:
-            async with asyncio.timeout(FINISH_SECONDS), self._turn:
+            async with asyncio.timeout(0 if self._gave_up else FINISH_SECONDS), self._turn:
                 while self._unsent:
                     await self._deliver()
         except (TimeoutError, Transient) as error:
+            self._gave_up = True
             async with self._turn, self._held() as (slot, _):
                 if self._queue:
                     await _to_the_end(self._keep_queued(slot, len(self._queue)))
@@ -251,7 +266,7 @@ class Audit:
         )  # fmt: skip
         if not subject or name_of(subject) != subject:
             raise InvalidEvent(f"the subject of an audit event is not 1 to {MAX_NAME} characters")
-        size = len(encode(data))
+        size = len(data.model_dump_json().encode())
         if size > self._largest:
             raise RecordTooLarge(f"the data of an audit event has {size} bytes")
         _ = event.type  # raises InvalidEvent for a model that is none of this topic

@@ -59,6 +59,7 @@ _BY_CONNECTION = (
     DuplicateSequenceNumber, InvalidProducerEpoch, OutOfOrderSequenceNumber, ProducerClosed,
     ProducerFenced, UnknownProducerId,
 )  # fmt: skip
+BATCH_BYTES = 16 * 1024
 REQUEST_OVERHEAD = 64 * 1024  # of a produce request around its one record
 Header = tuple[str, bytes | None]
 
@@ -86,12 +87,14 @@ class Sending:
 
 
 def create_producer(
-    settings: Settings, *, max_record: int, linger_ms: int = 5, timeout: float = 30.0
-) -> AIOKafkaProducer:
+    settings: Settings, *, max_record: int, linger_ms: int = 5, timeout: float = 30.0,
+    batch_bytes: int = BATCH_BYTES,
+) -> AIOKafkaProducer:  # fmt: skip
     """A producer for records of up to `max_record` bytes; not started.
 
     No compression: what Lucid produces in bulk is compressed or encrypted already.
-    timeout: seconds after which a request is sent again.
+    timeout: seconds after which a request is sent again. batch_bytes: of small records that go
+    together; the broker takes a batch only up to the topic's limit.
     """
     return AIOKafkaProducer(
         **kafka_options(settings),
@@ -100,6 +103,7 @@ def create_producer(
         acks="all",
         compression_type=None,
         max_request_size=max_record + REQUEST_OVERHEAD,
+        max_batch_size=batch_bytes,
         linger_ms=linger_ms,
         request_timeout_ms=int(timeout * 1000),
     )
@@ -135,11 +139,13 @@ class Producer:
         metrics: Metrics | None = None,
         linger_ms: int = 5,
         timeout: float = 30.0,
+        batch_bytes: int = BATCH_BYTES,
     ) -> None:
         self.settings = settings
         self._metrics = metrics
         self._limits = limits
         self._linger_ms, self._timeout = linger_ms, timeout
+        self._batch_bytes = min(batch_bytes, *limits.values())
         self._renewing = asyncio.Lock()
         self._leaving: set[asyncio.Task[None]] = set()
         self._broken = False
@@ -149,7 +155,7 @@ class Producer:
     def _create(self) -> AIOKafkaProducer:
         return create_producer(
             self.settings, max_record=max(self._limits.values()), linger_ms=self._linger_ms,
-            timeout=self._timeout,
+            timeout=self._timeout, batch_bytes=self._batch_bytes,
         )  # fmt: skip
 
     async def __aenter__(self) -> Self:

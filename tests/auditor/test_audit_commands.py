@@ -14,9 +14,10 @@ from uuid import uuid4
 import pytest
 from typer.testing import CliRunner
 
-from agents.auditor.traces import Export
+from agents.auditor.traces import Export, verified
+from agents.auditor.verify import run_verification
 from agents.cli import app
-from agents.platform.audit import Actor, Audit, chain_folder
+from agents.platform.audit import Actor, Audit, AuditFailed, chain_folder
 from agents.platform.contract import Contract, load_contract
 from agents.platform.keys import init_keys
 from agents.platform.producer import Producer
@@ -37,7 +38,9 @@ from schemas.canonical import Strict
 from schemas.errors import LucidError
 from schemas.notes import InvalidNote
 from schemas.sessions import new_session_id
+from schemas.verify_documents import Access
 from tests.conftest import Stack
+from tests.factories import MemorySource, make_session
 from tests.platform.topics import create_topic, expire
 
 SESSION = "018bcfe5-6800-7000-8000-000000000001"
@@ -203,10 +206,12 @@ def test_removed_changed_moved_and_added_entries_are_found(make: Any) -> None:
         assert other.faults() == expected, name
     status, text = other.lucid("audit", "verify")
     assert status == 0
-    status, text = make("empty", home).lucid("audit", "verify")
+    empty = make("empty", home)
+    empty.send([(b"k", [], b"noise")] * 23)
+    status, text = empty.lucid("audit", "verify")
     assert status == 1
-    assert "TailMissing" in text
-    assert "NOT IN ORDER" in text
+    for part in ("TailMissing", "NOT IN ORDER", "Unreadable", "and 3 more"):
+        assert part in text, part
 
 
 def test_what_retention_took_is_an_error_only_while_it_cannot_have_been(make: Any) -> None:
@@ -269,3 +274,37 @@ def test_an_export_is_put_down_before_its_file_has_a_name(make: Any) -> None:
     away = Settings.load(home=home.settings.home, kafka="127.0.0.1:1", host="desk7")
     with pytest.raises(BrokerUnreachable):
         Export(away, SESSION)
+
+
+def test_a_verification_is_put_down_at_once_or_with_what_comes_later(
+    make: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home, made = make("one"), make_session(frames=3, per_chunk=2)
+    report = run_verification(MemorySource.of(made), Access())
+    away = home.settings.model_copy(update={"kafka": "127.0.0.1:1"})
+    verified(away, SESSION, report)
+    assert "on this disk only" in capsys.readouterr().err
+    verified(home.settings, SESSION, report)
+    assert capsys.readouterr().err == ""
+    acts = [AuditEvent.from_kafka(raw.key, raw.headers, raw.value).data for raw in home.records()]
+    expected = SessionVerified(
+        session=SESSION, outcome=report.outcome.value, findings={}, unchecked=len(report.unchecked)
+    )
+    assert acts[1:] == [expected, expected]
+    away.home.joinpath("audit").rename(away.home / "aside")
+    away.home.joinpath("audit").write_text("")
+    with pytest.raises(AuditFailed):
+        verified(home.settings, SESSION, report)
+
+
+def test_entries_that_are_kept_for_ever_never_expire(make: Any) -> None:
+    home = make("one")
+    text = Path("topics.yaml").read_text().replace("retention: 365d", "retention: forever")
+    home.settings.home.mkdir(exist_ok=True)
+    (home.settings.home / "topics.yaml").write_text(text)
+    home.env["LUCID_TOPICS_FILE"] = str(home.settings.home / "topics.yaml")
+    chain = f"cli/{new_session_id(now_us=1_600_000_000_000_000)}"
+    events = [AuditEvent(act, "s", "x", user="ada") for act, _, _ in ACTS]
+    home.send([record for record, _ in put_in_chain(events, Place(chain, 7, b"\x01" * 32))])
+    asyncio.run(expire(home.settings, home.topic, 0, 1))
+    assert home.faults() == {"MissingEntries"}

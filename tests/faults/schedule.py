@@ -29,6 +29,7 @@ _SECONDS = {
 _WEIGHTS = {"kill": 3, "point": 5, "stop-long": 2, "cut": 2, "recorder-kill": 3}
 PAUSE = 4.0
 RECORDER_POINTS = sorted(name for name in POINTS if name.startswith("recorder."))
+SERVICE_POINTS = sorted(name for name in POINTS if not name.startswith(("recorder.", "audit.")))
 _RECOVERY = 8.0  # seconds that a server needs until it is back
 
 
@@ -106,7 +107,7 @@ def _fault(noise: random.Random, at: float, kind: str) -> Fault:
 
 def _armed(noise: random.Random) -> tuple[str, str]:
     """An armed point, and a service that passes it."""
-    point = noise.choice(sorted(POINTS.keys() - set(RECORDER_POINTS)))
+    point = noise.choice(SERVICE_POINTS)
     room = point.partition(".")[0]
     if room == "runner":
         room = noise.choice(["processor", "storage"])

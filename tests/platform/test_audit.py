@@ -18,7 +18,15 @@ from uuid import uuid4
 import pytest
 
 from agents.platform import audit
-from agents.platform.audit import Actor, Audit, AuditBusy, AuditFull, acting_user, chain_folder
+from agents.platform.audit import (
+    Actor,
+    Audit,
+    AuditBusy,
+    AuditFull,
+    acting_user,
+    audit_producer,
+    chain_folder,
+)
 from agents.platform.audit_state import AuditFailed, Slot, known_of, read_states
 from agents.platform.contract import Contract, apply_contract, load_contract
 from agents.platform.producer import Producer, RecordTooLarge
@@ -293,7 +301,7 @@ class Running:
 @pytest.fixture
 async def running(trail: Trail) -> AsyncIterator[Running]:
     async with (
-        trail.producer() as producer,
+        audit_producer(trail.settings, trail.contract) as producer,
         Audit(producer, trail.contract, service="api", notes=5000) as writer,
     ):
         stop = StopSignal()
@@ -361,7 +369,7 @@ async def test_notes_wait_for_a_broker_that_refuses_for_now(
 async def test_what_a_service_could_not_send_is_sent_after_its_next_start(
     trail: Trail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audit, "FINISH_SECONDS", 0.2)
+    monkeypatch.setattr(audit, "FINISH_SECONDS", 0.5)
     async with trail.producer() as producer:
         never = asyncio.Event()
         with monkeypatch.context() as patch:
@@ -374,6 +382,7 @@ async def test_what_a_service_could_not_send_is_sent_after_its_next_start(
                 await until(lambda: writer.waiting < 700)
                 stop.set()
                 await asyncio.wait_for(task, 20)
+                patch.setattr(audit, "FINISH_SECONDS", 600.0)  # it waits only once
                 writer.note(act(700), "sessions")
     folder = chain_folder(trail.settings, trail.contract)
     assert len(read_states(folder)[0].pending) == 702

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import rfc8785
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -102,6 +103,20 @@ def test_the_hash_is_that_of_the_event_in_the_json_format_of_cloudevents() -> No
         assert (texts["chainseq"], texts["chainprev"]) == (str(number), previous)
         previous = expected[number]
     assert number == len(expected) - 1 == 10
+
+
+NAMES = st.from_regex(r"[a-z0-9]{1,9}", fullmatch=True)
+LEAVES = st.none() | st.text() | st.integers(-(2**53) + 1, 2**53 - 1)
+
+
+@given(st.dictionaries(NAMES, st.text(), max_size=9), st.recursive(LEAVES, st.lists))
+def test_the_hash_is_over_the_canonical_form_whatever_the_texts_are(
+    attributes: dict[str, str], data: object
+) -> None:
+    attributes.pop("data", None)
+    whole = rfc8785.dumps({**attributes, "data": data})  # type: ignore[dict-item]
+    found = entry_hash(attributes, rfc8785.dumps(data))  # type: ignore[arg-type]
+    assert found == hashlib.sha256(whole).digest()
 
 
 def test_the_hash_does_not_depend_on_how_kafka_packs_a_record() -> None:
