@@ -116,13 +116,19 @@ def summarize(session: str, state: Mapping[str, Any], manifest: Manifest | None)
         frames=tally.counts.get("frames", 0) if tally else None,
         records=manifest.next_seq if manifest else state.get("next_seq", 0),
         chunks=manifest.chunks if manifest else state.get("next_index", 0),
-        stored_bytes=state.get("stored_bytes") or (tally.sealed_bytes if tally else 0),
+        stored_bytes=_stored_bytes(state, tally.sealed_bytes if tally else 0),
         complete=settled,
         host=manifest.host if manifest else opened.get("host", ""),
         owner=manifest.owner if manifest else opened.get("owner", ""),
         codec=manifest.codec if manifest else opened.get("codec", ""),
         erased=dict(state.get("erasures") or {}),
     )
+
+
+def _stored_bytes(state: Mapping[str, Any], sealed: int) -> int:
+    """Of the chunk files; none once they are erased."""
+    erased = (state.get("erasures") or {}).get("content") in ("shredded", "erased")
+    return 0 if erased else int(state.get("stored_bytes") or sealed)
 
 
 def _expired(loss: Mapping[str, Any]) -> str:

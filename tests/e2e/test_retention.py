@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import urllib.request
 from typing import Any
 
 import pytest
 
 from agents.platform.catalog import Catalog
+from agents.platform.contract import load_contract
+from agents.platform.producer import Producer
 from agents.platform.projections import wall_clock
 from agents.platform.settings import Settings
+from agents.platform.topic_reader import read_topic
 from schemas.retention import DAY
 from tests.e2e.conftest import Installation, wait_for
 
@@ -124,6 +129,50 @@ def test_a_session_is_erased_and_stays_provable(lucid: Installation) -> None:
     assert lucid.lucid("sessions", "show", session, "--json")["host"] == ""
     done = lucid.lucid("retention", "apply", "--session", session, "--yes")
     assert b"waiting" in done.stdout
+
+
+def test_late_chunks_are_no_matter_for_the_running_storage(lucid: Installation) -> None:
+    session = lucid.lucid("record", "--synthetic", "5", "--size", "900", "--json")["session"]
+    assert lucid.settled(session) == "completed"
+    settled_before(lucid, session, 40)
+    lucid.lucid("retention", "apply", "--session", session, "--yes")
+    folder = lucid.home / "blobs" / session
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert "key.age" not in files
+    before = metric(lucid, "lucid_stored_erased_total")
+    sent = asyncio.run(send_again(lucid, session))
+    wait_for(lambda: metric(lucid, "lucid_stored_erased_total") == before + sent, "refused records")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
+    assert lucid.lucid("dead-letters", "list", "--json")["letters"] == []
+    assert lucid.lucid("verify", session, "--json")["outcome"] == "erased"
+
+
+async def send_again(lucid: Installation, session: str) -> int:
+    """Produce what the broker still has of a session's chunks and manifest once more."""
+    settings = Settings.load(
+        home=lucid.home, kafka=lucid.env["LUCID_KAFKA"],
+        topic_prefix=lucid.env["LUCID_TOPIC_PREFIX"],
+    )  # fmt: skip
+    contract, sent = load_contract(settings), 0
+    async with Producer(settings, contract.limits) as producer:
+        for name in ("session.chunks", "session.manifests"):
+            topic = contract.topic(name).full_name
+            async for raw in read_topic(settings, topic):
+                if raw.key == session.encode():
+                    await producer.send(
+                        topic, raw.value, key=raw.key, headers=[*raw.headers],
+                        partition=raw.partition,
+                    )  # fmt: skip
+                    sent += 1
+    assert sent >= 2
+    return sent
+
+
+def metric(lucid: Installation, name: str) -> float:
+    port = lucid.port("storage", lucid.running["storage"])
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as got:
+        found = re.search(rf"^{name} (\S+)", got.read().decode(), re.MULTILINE)
+    return float(found[1]) if found else 0.0
 
 
 @pytest.mark.parametrize(

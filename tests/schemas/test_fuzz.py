@@ -16,13 +16,22 @@ from schemas.canonical import decode, encode
 from schemas.chunks import HEADER_SIZE, read_chunk, read_header, unseal
 from schemas.commands import RecorderCommand, read_command
 from schemas.controls import Abandon, Close, Gap, Keepalive, Open, Pause, Resume
+from schemas.erasure import (
+    Erasure,
+    read_erasure,
+    read_headers,
+    read_leaves,
+    write_headers,
+    write_leaves,
+)
 from schemas.errors import FormatError
 from schemas.events import SessionEvent, SessionHeartbeat, event_from_kafka, event_to_kafka
 from schemas.manifests import Manifest, read_manifest
 from schemas.notes import Checkpoint, Commitment, Signer, Verifier, split_note
 from schemas.progress import SessionProgress, read_progress
+from schemas.retention import Hold
 from schemas.stored import ChunkRecord, ManifestRecord
-from tests.factories import RECORDER, START, make_session
+from tests.factories import RECORDER, START, MemorySource, make_session
 
 MADE = make_session(frames=12, gap_at=4, drop=(6,), seed=5)
 CHUNK = MADE.chunks[0].data
@@ -42,12 +51,19 @@ CONTROLS = (
     Close(reason="done", note="n"),
     Abandon(reason="silence", by="pipeline", last_seen=START),
 )
+HOLD = Hold(id="hold-0123456789ab", project="ada", reason="case 7", set_by="root", set_at=1)
+SOURCE = MemorySource.of(MADE)
+SOURCE.erase(MADE)
+assert SOURCE.erased is not None
+LEFT = SOURCE.erased
 READERS: dict[str, tuple[Callable[[bytes], Any], bytes]] = {
     "manifest": (read_manifest, MADE.manifest_bytes),
     "progress": (read_progress, encode(PROGRESS)),
     "command": (read_command, encode(COMMAND)),
     "anchor": (read_anchor, encode(anchor_of(MADE.manifest))),
     "open": (partial(decode, Open), encode(OPEN)),
+    "hold": (partial(decode, Hold), encode(HOLD)),
+    "erasure": (partial(decode, Erasure), encode(read_erasure(LEFT.content))),
     **{
         type(control).__name__.lower(): (partial(decode, type(control)), encode(control))
         for control in CONTROLS
@@ -228,3 +244,20 @@ def test_the_records_of_the_processor_read_back() -> None:
     manifest = ManifestRecord(MADE.manifest_bytes, MADE.checkpoint, MADE.wrapped)
     assert ManifestRecord.from_kafka(*manifest.to_kafka()) == (manifest, MADE.manifest)
     assert event_from_kafka(*event_to_kafka(EVENT)) == EVENT
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data(), name=st.sampled_from(["content", "leaves", "headers"]))
+def test_what_is_left_of_an_erased_session_is_read_strictly(data: st.DataObject, name: str) -> None:
+    reader, writer = {
+        "content": (read_erasure, None),
+        "leaves": (read_leaves, write_leaves),
+        "headers": (read_headers, lambda found: write_headers(found.values())),
+    }[name]
+    spoiled = spoil(data, getattr(LEFT, name))
+    try:
+        found = reader(spoiled)
+    except FormatError:
+        return
+    if writer is not None:
+        assert writer(found) == spoiled

@@ -351,9 +351,11 @@ def _erased(
     if known is not None and ERASURES.index(known) >= ERASURES.index(far):
         return state
     after = _with(state, erasures={**state.erasures, data.stage: far})
-    if data.stage == "metadata" and far != "erasing":
+    if far == "erasing":
+        return after
+    if data.stage == "metadata":
         return _with(after, opened=None, end_reason=None, shortcomings=[])
-    return after
+    return _with(after, stored_bytes=0)
 
 
 def _scrubbed(state: SessionState, data: ScrubFinding | ScrubResolved) -> SessionState:

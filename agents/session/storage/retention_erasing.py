@@ -21,7 +21,6 @@ ends: where the topics ended then; state: `shredding` until its event is sent.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
@@ -51,10 +50,8 @@ from agents.session.storage.retention_broker import BrokerView
 from agents.session.storage.retention_holds import Register
 from agents.session.storage.retention_proof import Damaged, names_of, prove
 from schemas.audit import ErasureBegun
-from schemas.erasure import Erasure, Stage, digest, read_erasure, sign_erasure
-from schemas.errors import FormatError
+from schemas.erasure import Erasure, Stage, digest, read_erasure, read_headers, sign_erasure
 from schemas.events import SessionErased, SessionErasing, SessionShredded, SessionSpared
-from schemas.manifests import read_manifest
 from schemas.notes import Signer
 from schemas.retention import SETTLED, Row
 
@@ -100,15 +97,15 @@ class Eraser:
     async def carry_out(self, row: Row, partition: int | None, *, damaged: bool = False) -> Done:
         """Erase, or go on with an erasure; partition: of the session's records, if known."""
         note = self._note(row)
+        document = await self.catalog.get(ERASURES, f"{row.session}:{row.stage}")
         if note is None:
             refused = await self._begin(row, damaged=damaged)
             if refused is not None:
                 return refused
-        elif read_erasure(note) and await self._spare(row):
+        elif read_erasure(note) and document is None and await self._spare(row):
             return Done(
                 row.session, row.stage, "spared", "a hold came before its key was destroyed"
             )
-        document = await self.catalog.get(ERASURES, f"{row.session}:{row.stage}")
         left = await self._run(self._left, row)
         size = 0
         if document is None or left or document["state"] == "shredding":
@@ -123,8 +120,7 @@ class Eraser:
         content = row.stage == "content"
         if not content and (not self.blobs.erased(row.session) or await self._content_left(row)):
             return Done(row.session, row.stage, "changed", "its content is still there")
-        found = await self.catalog.get("sessions", row.session) or {}
-        state = str(found.get("state", "completed"))
+        state = await self._state(row)
         if state not in SETTLED:
             return Done(row.session, row.stage, "changed", f"it is {state} now")
         try:
@@ -138,10 +134,18 @@ class Eraser:
         if forbidding:
             names = ", ".join(hold.id for hold in forbidding)
             return Done(row.session, row.stage, "held", names)
+        if await self._state(row) != state:  # while it was read
+            await self.register.free(row.session)
+            return Done(row.session, row.stage, "changed", f"it is no longer {state}")
         await async_point("retention.claimed")
         await self._run(self._write, row.session, NOTES[row.stage], record, left)
         await async_point("retention.recorded")
         return None
+
+    async def _state(self, row: Row) -> str:
+        """The session's state; of one that a lost catalog does not know its record decides."""
+        found = await self.catalog.get("sessions", row.session) or {}
+        return str(found.get("state", "completed"))
 
     async def _content_left(self, row: Row) -> bool:
         names = await self._run(names_of, self.blobs, row.session)
@@ -200,18 +204,11 @@ class Eraser:
         return True
 
     def _whole(self, session: str) -> bool:
-        """Whether key and chunks are all there still."""
-        data, key = self.blobs.find(session, MANIFEST), self.blobs.find(session, KEY)
-        if data is None or key is None:
+        """Whether the key, and every chunk that was there when the record was written, still is."""
+        key, headers = self.blobs.find(session, KEY), self.blobs.find(session, HEADERS)
+        if not key or not any(key) or headers is None:
             return False
-        try:
-            manifest = read_manifest(data)
-        except FormatError:
-            return False
-        there = self.blobs.chunk_indexes(session)
-        return hashlib.sha256(key).hexdigest() == manifest.wrapped_key_hash and there == list(
-            range(manifest.chunks)
-        )
+        return set(read_headers(headers)) <= set(self.blobs.chunk_indexes(session))
 
     # -- 3 to 5 ------------------------------------------------------------------------------------
 

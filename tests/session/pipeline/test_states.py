@@ -292,6 +292,7 @@ def test_an_erased_session_keeps_its_state(state: str) -> None:
     ]  # fmt: skip
     assert {step.state for step in steps} == {state}
     assert steps[-1].opened == before.opened
+    assert (steps[1].stored_bytes, steps[3].stored_bytes) == (before.stored_bytes, 0)
 
 
 @pytest.mark.parametrize("late", [*RECORDER, *STORAGE, stored(7)])

@@ -104,3 +104,18 @@ async def test_a_hold_wins_until_the_key_is_destroyed(yard: Yard, point: str) ->
     assert (await yard.verify(session)).outcome is Severity.ERASED
     async with yard.house() as house:
         assert (await house.register.state()).claims == {}
+
+
+async def test_a_hold_wins_for_a_damaged_session_too(yard: Yard) -> None:
+    session = await yard.add(seed=3)
+    yard.later(40)
+    yard.blobs.remove(session, "00000001.chunk")
+    whole = yard.files(session)
+    await yard.change(session, conflicts=1)
+    done = await lucid(
+        yard, "retention", "apply", "--yes", "--damaged", points="retention.told:kill"
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    await yard.hold(1)
+    assert [one.outcome for one in await yard.apply()] == ["spared"]
+    assert whole <= yard.files(session)
