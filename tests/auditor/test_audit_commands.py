@@ -12,10 +12,10 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from agents.auditor.verify import run_verification
 from typer.testing import CliRunner
 
 from agents.auditor.traces import Export, verified
-from agents.auditor.verify import run_verification
 from agents.cli import app
 from agents.platform.audit import Actor, Audit, AuditFailed, chain_folder
 from agents.platform.contract import Contract, load_contract
