@@ -233,7 +233,9 @@ class Audit:
             async with asyncio.timeout(0 if self._gave_up else FINISH_SECONDS), self._turn:
                 while self._unsent:
                     await self._deliver()
-        except (TimeoutError, Transient) as error:
+        except AuditFailed:
+            raise
+        except (TimeoutError, LucidError) as error:
             self._gave_up = True
             async with self._turn, self._held() as (slot, _):
                 if self._queue:

@@ -29,7 +29,7 @@ from agents.platform.audit import (
 )
 from agents.platform.audit_state import AuditFailed, Slot, known_of, read_states
 from agents.platform.contract import Contract, apply_contract, load_contract
-from agents.platform.producer import Producer, RecordTooLarge
+from agents.platform.producer import Producer, RecordTooLarge, SendRefused
 from agents.platform.retry import BrokerUnreachable
 from agents.platform.service import StopSignal
 from agents.platform.settings import Settings
@@ -397,6 +397,29 @@ async def test_what_a_service_could_not_send_is_sent_after_its_next_start(
         stop.set()
         await asyncio.wait_for(task, 20)
     assert await trail.acts() == dict.fromkeys(range(701), 1)
+    assert (await trail.check()).ok
+
+
+async def test_a_broker_that_refuses_for_good_ends_the_service_and_loses_no_note(
+    trail: Trail, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await running.writer.record(act(0), "sessions")
+    producer = running.writer._producer
+    assert producer is not None
+
+    async def refused() -> int:
+        raise SendRefused("not allowed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(producer, "epoch", refused)
+        for number in range(1, 700):
+            running.writer.note(act(number), "sessions")
+        with pytest.raises(SendRefused):
+            await asyncio.wait_for(running.task, 20)
+        await running.writer.finish()
+    assert running.writer.waiting == 0
+    await running.writer.deliver()
+    assert await trail.acts() == dict.fromkeys(range(700), 1)
     assert (await trail.check()).ok
 
 
