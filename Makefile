@@ -56,6 +56,10 @@ faults: setup ## kill, cut and fill things by SEED for MINUTES, then compare eve
 	@$(BIN)/python -m tests.faults --seed $(or $(SEED),1) --minutes $(or $(MINUTES),10) \
 		--pause $(or $(PAUSE),4)
 
+.PHONY: docs
+docs: setup ## write docs/openapi.json and docs/asyncapi.json from the code
+	@$(BIN)/python docs/make.py
+
 .PHONY: lock
 lock: $(STAMP) ## make the lock files anew from pyproject.toml
 	@$(BIN)/pip-compile -q --generate-hashes --no-emit-index-url --no-emit-find-links --allow-unsafe \

@@ -12,7 +12,6 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from agents.auditor.verify import run_verification
 from typer.testing import CliRunner
 
 from agents.auditor.traces import Export, verified
@@ -24,6 +23,7 @@ from agents.platform.producer import Producer
 from agents.platform.retry import BrokerUnreachable
 from agents.platform.settings import Settings
 from agents.platform.topic_reader import Record, read_topic
+from agents.platform.verification import run_verification
 from schemas.audit import (
     AccessDenied,
     AuditEvent,

@@ -27,11 +27,17 @@ from schemas.events import (
     SessionEvent,
     SessionHeartbeat,
     SessionPaused,
+    SessionShredded,
 )
 from schemas.sessions import InvalidSessionId, parse_session_id
 
 PAGE = 128
 """Chunks of one document: a catalog that finds documents by `_id` alone reads few of them."""
+SAYS_NOTHING = frozenset({
+    "lucid.session.erasing.v1", "lucid.session.shredded.v1", "lucid.session.erased.v1",
+    "lucid.session.completed.v1", "lucid.manifest.stored.v1",
+})  # fmt: skip
+"""Types that stay when a session's metadata is erased: they name nobody."""
 MAX_EVENTS = 1000
 """Events that are kept of a session: the first half of them, and the newest."""
 
@@ -148,6 +154,9 @@ class SessionEvents(Folding[SessionEvent]):
         }  # fmt: skip
         events = [*document.get("events", []), entry]
         dropped = document.get("dropped", 0)
+        if isinstance(event.data, SessionShredded) and event.data.stage == "metadata":
+            kept = [one for one in events if one["type"] in SAYS_NOTHING]
+            return {**document, "events": kept, "dropped": dropped + len(events) - len(kept)}
         if len(events) > MAX_EVENTS:
             half = MAX_EVENTS // 2
             del events[half : half + len(events) - MAX_EVENTS]

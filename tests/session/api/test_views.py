@@ -33,8 +33,10 @@ from schemas.events import (
     CommandRefused,
     SessionEvent,
     SessionHeartbeat,
+    SessionOpened,
     SessionPaused,
     SessionResumed,
+    SessionShredded,
     subject_of,
 )
 from schemas.sessions import new_session_id
@@ -152,6 +154,22 @@ async def test_the_events_of_a_session_keep_the_first_and_the_newest() -> None:
     assert (first["type"], first["partition"], first["offset"]) == (
         "lucid.session.paused.v1", 2, 0
     )  # fmt: skip
+
+
+async def test_what_names_somebody_goes_with_the_metadata() -> None:
+    opened = SessionOpened(
+        session=ID, partition=2, offset=0, host="desk7", recorder="r", codec="bytes/1",
+        source={"display": ":0"}, owner="Zoë", project="payroll", started=1,
+    )  # fmt: skip
+    content = SessionShredded(session=ID, stage="content", files=3, bytes=9, waiting=[])
+    metadata = content.model_copy(update={"stage": "metadata"})
+    records = [placed(one, n) for n, one in enumerate([opened, *EVENTS, content])]
+    before = (await folded(SESSION_EVENTS, records))[ID]
+    assert "Zoë" in str(before)
+    after = (await folded(SESSION_EVENTS, [*records, placed(metadata, 90)]))[ID]
+    assert [one["data"]["stage"] for one in after["events"]] == ["content", "metadata"]
+    assert after["dropped"] == len(before["events"]) - 1
+    assert "Zoë" not in str(after)
 
 
 async def test_a_view_refuses_what_is_no_event() -> None:
