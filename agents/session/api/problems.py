@@ -156,6 +156,6 @@ def _http(error: HTTPException) -> ApiProblem:
     )
     detail = {
         Code.NO_SUCH_ROUTE: "this API has no such resource; /api/v1/openapi.json lists all",
-        Code.METHOD_NOT_ALLOWED: "nothing can be changed here, only read with GET and HEAD",
+        Code.METHOD_NOT_ALLOWED: "nothing can be changed here, only read with GET",
     }.get(code, str(error.detail))
     return ApiProblem(code, detail, headers=error.headers)

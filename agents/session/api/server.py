@@ -53,7 +53,8 @@ async def listening(service: Service, app: FastAPI) -> AsyncIterator[Front]:
             app, log_config=None, access_log=False, lifespan="off", server_header=False,
             date_header=True, backlog=BACKLOG, timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=STOP_SECONDS, h11_max_incomplete_event_size=MAX_HEADERS,
-            ws="none", **tls,
+            ws="none", proxy_headers=bool(section.proxies),
+            forwarded_allow_ips=section.proxies or None, **tls,
         )  # fmt: skip
         server = Server(config)
         port = sock.getsockname()[1]

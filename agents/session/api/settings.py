@@ -24,6 +24,9 @@ class ApiSettings(Section):
         None, description="Certificate chain (PEM) to serve with; plain HTTP if not set"
     )
     tls_key: Path | None = Field(None, description="Its private key, a file of mode 0600")
+    proxies: str = Field(
+        "", description="Addresses of proxies, by commas, whose X-Forwarded-For is believed"
+    )
     rate: int = Field(
         600, ge=1, le=1_000_000, description="Requests a minute of a subject for each route"
     )

@@ -212,3 +212,14 @@ async def test_without_redis_limits_hold_and_tokens_end_after_the_grace(
         finally:
             service.stop.set()
             await asyncio.wait_for(task, 20)
+
+
+@pytest.mark.parametrize(("proxies", "believed"), [("", False), ("127.0.0.1", True)])
+async def test_whose_word_is_taken_for_an_address(yard: Yard, proxies: str, believed: bool) -> None:
+    async with running(yard, proxies=proxies) as api:
+        who = f"ada-{uuid4()}"
+        token = yard.token(subject=who)
+        await api.get(S, token=token, headers={"X-Forwarded-For": "203.0.113.9"})
+        found = await api.until(f"{BASE}/audit?user={who}", lambda one: bool(one.json["entries"]))
+        address = found.json["entries"][0]["address"]
+        assert address == ("203.0.113.9" if believed else "127.0.0.1")
