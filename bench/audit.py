@@ -7,19 +7,17 @@ whole topic is checked, as `lucid audit verify` does, and entries are recorded o
 from __future__ import annotations
 
 import asyncio
-import tempfile
 import time
-from pathlib import Path
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from agents.auditor.trail import check_trail
-from agents.platform import stack
 from agents.platform.audit import REQUEST_BYTES, Actor, Audit, AuditFull, audit_producer
 from agents.platform.contract import Contract, apply_contract, load_contract
 from agents.platform.producer import Producer, create_producer
 from agents.platform.service import StopSignal
 from agents.platform.settings import Settings
+from bench.services import on_own_stack
 from schemas.audit import AuditEvent, ResourceRead
 
 NOTES, RECORDS, TOGETHER = 20_000, 100, 50
@@ -29,13 +27,7 @@ ADA = Actor("ada", "api", "203.0.113.9", ("auditor",))
 
 def run() -> dict[str, float]:
     """Entries a second of each, and the ratio; goal 2,000 notes a second."""
-    with tempfile.TemporaryDirectory() as name:
-        settings = Settings.load(home=Path(name))
-        try:
-            stack.up(settings)
-            return asyncio.run(_measure(settings))
-        finally:
-            stack.down(settings)
+    return on_own_stack(_measure)
 
 
 async def _measure(settings: Settings) -> dict[str, float]:

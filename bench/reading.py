@@ -24,7 +24,6 @@ from typing import Any
 
 import aiohttp
 
-from agents.platform import stack
 from agents.platform.blobs import Blobs, chunk_name
 from agents.platform.catalog import Catalog
 from agents.platform.contract import apply_contract, load_contract
@@ -34,7 +33,7 @@ from agents.platform.token_keys import rotate
 from agents.platform.tokens import issue
 from agents.session.api.views import PAGE, page_key
 from agents.session.pipeline.states import SessionState, state_document
-from bench.services import service
+from bench.services import on_own_stack, service
 from schemas.access import Role
 from schemas.events import ChunkStored, SessionEvent, SessionHeartbeat, SessionOpened
 from schemas.merkle import root
@@ -50,13 +49,7 @@ BASE = "/api/v1"
 
 def run() -> dict[str, float]:
     """p95 in milliseconds and requests a second of each, ratios; goals 50 ms, 0.5, 0.8, 2000/s."""
-    with tempfile.TemporaryDirectory() as name:
-        settings = Settings.load(home=Path(name))
-        try:
-            stack.up(settings)
-            return asyncio.run(_measure(settings))
-        finally:
-            stack.down(settings)
+    return on_own_stack(_measure)
 
 
 async def _measure(settings: Settings) -> dict[str, float]:

@@ -15,17 +15,14 @@ time for reading all of it and sealing one chunk of each, by bytes.
 from __future__ import annotations
 
 import asyncio
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from aiokafka.admin import AIOKafkaAdminClient
 
-from agents.platform import stack
 from agents.platform.contract import apply_contract, load_contract
 from agents.platform.keys import init_keys
 from agents.platform.settings import Settings
@@ -35,7 +32,7 @@ from agents.session.recorder.settings import RecorderSettings
 from agents.session.recorder.sources.base import Control, Emit
 from agents.session.recorder.sources.synthetic import SyntheticSource
 from agents.session.recorder.wiring import make_order, open_outlet
-from bench.services import Running, by_partition, ends, spawn
+from bench.services import Running, by_partition, ends, on_own_stack, spawn
 
 SESSIONS = 32
 SIZE, CUT = 100_000, 8 * 2**20
@@ -75,13 +72,7 @@ class Back:
 
 def run() -> dict[str, float]:
     """Seconds of the slowest recovery of each kind; goal: ratios to the limit of at most 1."""
-    with tempfile.TemporaryDirectory() as name:
-        settings = Settings.load(home=Path(name))
-        try:
-            stack.up(settings)
-            return asyncio.run(_measure(settings))
-        finally:
-            stack.down(settings)
+    return on_own_stack(_measure)
 
 
 async def _measure(settings: Settings) -> dict[str, float]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,11 +20,25 @@ from pathlib import Path
 import psutil
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from agents.platform import stack
 from agents.platform.contract import load_contract
 from agents.platform.settings import Settings
 
 DEADLINE = 400.0
 SAMPLE_EVERY = 0.02
+
+
+def on_own_stack(
+    measure: Callable[[Settings], Coroutine[object, object, dict[str, float]]],
+) -> dict[str, float]:
+    """The figures of a bench that gets servers and a folder of its own."""
+    with tempfile.TemporaryDirectory() as name:
+        settings = Settings.load(home=Path(name))
+        try:
+            stack.up(settings)
+            return asyncio.run(measure(settings))
+        finally:
+            stack.down(settings)
 
 
 @dataclass

@@ -12,15 +12,12 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from datetime import UTC, datetime
-from pathlib import Path
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from agents.platform import stack
 from agents.platform.contract import apply_contract, load_contract
 from agents.platform.keys import init_keys
 from agents.platform.settings import Settings
@@ -28,7 +25,7 @@ from agents.session.recorder.recording import Recording
 from agents.session.recorder.settings import RecorderSettings
 from agents.session.recorder.sources.synthetic import SyntheticSource
 from agents.session.recorder.wiring import make_order, open_outlet
-from bench.services import service
+from bench.services import on_own_stack, service
 
 SESSIONS, FRAMES, SIZE = 4, 800, 100_000
 DEADLINE = 180.0
@@ -36,13 +33,7 @@ DEADLINE = 180.0
 
 def run() -> dict[str, float]:
     """Megabytes a second of each, and ratios; goals 0.8, and 0.9 for the replay."""
-    with tempfile.TemporaryDirectory() as name:
-        settings = Settings.load(home=Path(name))
-        try:
-            stack.up(settings)
-            return asyncio.run(_measure(settings))
-        finally:
-            stack.down(settings)
+    return on_own_stack(_measure)
 
 
 async def _measure(settings: Settings) -> dict[str, float]:
