@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextlib
 import hashlib
 import json
+import ssl
+from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from agents.platform.blobs import Blobs, chunk_name
+from agents.platform.service import make_service, serve
+from agents.session.api.agent import Room
 from agents.session.api.guard import ROUTES
+from agents.session.api.settings import ApiSettings
 from schemas.access import Role
+from schemas.events import SessionErasing, SessionShredded
 from schemas.merkle import leaf_hash, verify_consistency
 from schemas.proofs import verify_proof
 from schemas.sessions import new_session_id
 from tests.factories import PROCESSOR, make_session
-from tests.session.api.conftest import BASE, Running
+from tests.platform.certificates import Authority
+from tests.session.api.conftest import BASE, Running, Yard
 
 pytestmark = pytest.mark.stack
 S = f"{BASE}/sessions"
@@ -267,3 +277,57 @@ async def test_jwks_and_health_need_no_token(api: Running) -> None:
     assert (await api.get("/health/live", token="")).status == 200
     metrics = (await api.get("/metrics", token="")).body.decode()
     assert "lucid_api_requests_total" in metrics
+
+
+async def test_what_was_erased_is_gone_and_stays_proven(api: Running) -> None:
+    session = await api.yard.whole(frames=40)
+    made, path = api.yard.made[session], f"{S}/{session}"
+    await api.until(f"{path}/chunks/1/proof", lambda one: one.status == 200)
+    erasing = SessionErasing(
+        session=session, stage="content", scope="default", keep_days=30, record="ab" * 32
+    )
+    shredded = SessionShredded(session=session, stage="content", files=9, bytes=9, waiting=[])
+    for data in (erasing, shredded):
+        await api.yard.tell(data, session)
+    for chunk in made.chunks:
+        Blobs(api.yard.settings.blobs_dir).path(session, chunk_name(chunk.header.index)).unlink()
+    found = await api.until(path, lambda one: one.json["erased"] == {"content": "shredded"})
+    assert found.json["state"] == "completed"
+    gone = await api.until(f"{path}/chunks/1/data", lambda one: one.status == 410)
+    assert gone.json["code"] == "LUCID_ERR_3018"
+    proof = (await api.get(f"{path}/chunks/1/proof")).body.decode()
+    assert verify_proof(proof, made.leaves[1], PROCESSOR.verifier).root.hex() == made.manifest.root
+    assert (await api.get(f"{path}/manifest")).body == made.manifest_bytes
+
+
+async def test_an_address_of_a_mebibyte_ends_nothing(api: Running) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
+    writer.write(f"GET {S}/{'x' * 2**20} HTTP/1.1\r\nHost: h\r\n\r\n".encode())
+    # Whoever sends that much may be cut off before it reads the answer.
+    with contextlib.suppress(ConnectionResetError):
+        answer = await asyncio.wait_for(reader.read(), 20)
+        assert answer.split(b" ")[1] in (b"400", b"414"), answer[:200]
+    writer.close()
+    assert (await api.get(S)).status == 200
+
+
+async def test_the_api_is_served_over_tls(yard: Yard, tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "ca", "ca")
+    pair = authority.issue("api")
+    room = Room()
+    section = ApiSettings(port=0, tls_cert=pair.cert, tls_key=pair.key)
+    service = make_service("api", yard.settings, section)
+    task = asyncio.create_task(serve(service, room.build, front=room.front))
+    context = ssl.create_default_context(cafile=authority.cert)
+    try:
+        async with aiohttp.ClientSession() as client, asyncio.timeout(30):
+            while not service.started:
+                await asyncio.sleep(0.05)
+            address = f"https://127.0.0.1:{service.port}/health/live"
+            async with client.get(address, ssl=context) as answer:
+                assert answer.status == 200
+            with pytest.raises(aiohttp.ClientError):
+                await client.get(address.replace("https", "http"))
+    finally:
+        service.stop.set()
+        assert await asyncio.wait_for(task, 20) == 0

@@ -23,6 +23,7 @@ from agents.session.pipeline.keeper import NotYet, SessionKeeper, Topics, wall_c
 from agents.session.pipeline.reconciliation import StoredChunk, reconcile
 from agents.session.pipeline.settings import PipelineSettings
 from agents.session.pipeline.states import SessionState
+from agents.session.pipeline.transitions import ImpossibleTransition
 from schemas.canonical import Strict
 from schemas.events import (
     ManifestStored,
@@ -488,6 +489,21 @@ async def test_silence_does_not_count_while_the_pipeline_itself_hears_nothing(
     # Although the pipeline has not handled its own event yet.
     assert (await live.load(made.manifest.session)).abandoned
     assert await watch.look() == []
+
+
+async def test_an_event_that_contradicts_its_session_is_refused_and_changes_nothing(
+    keeper: SessionKeeper,
+) -> None:
+    made = make_session(seed=21)
+    session = made.manifest.session
+    await keeper.handle(opened(made), (0, 1))
+    closed = SessionClosed(session=session, next_seq=9, raw_bytes=1, reason="done")
+    await keeper.handle(event(made, closed), (0, 2))
+    before = await keeper.load(session)
+    second = closed.model_copy(update={"next_seq": 12})
+    with pytest.raises(ImpossibleTransition, match="closed with 9 records"):
+        await keeper.handle(event(made, second), (0, 3))
+    assert await keeper.load(session) == before
 
 
 async def test_a_finding_makes_no_session_of_a_stray_folder(keeper: SessionKeeper) -> None:
