@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 
 from fastapi import FastAPI
 
-from agents.platform.audit import Audit
+from agents.platform.audit import Audit, audit_producer
 from agents.platform.blobs import Blobs
 from agents.platform.catalog import Catalog
 from agents.platform.contract import Contract, load_contract
@@ -79,7 +79,9 @@ async def parts(service: Service) -> AsyncIterator[tuple[Api, Sequence[Part]]]:
         await service.wait_until(catalog.prepare)
         redis = await enter(RedisClient(settings))
         revocations = await enter(open_revocations(settings, contract, redis))
-        audit = await enter(Audit(producer, contract, host=settings.host, service=NAME))
+        # Requests of its own size: entries go together, and wait for no others.
+        entries = await enter(audit_producer(settings, contract, metrics=service.metrics))
+        audit = await enter(Audit(entries, contract, host=settings.host, service=NAME))
         index = SessionIndex()
         resources.callback(index.close)
         follower = Follower(settings, contract, catalog, index)
