@@ -14,11 +14,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from agents.platform.catalog import Catalog, Document
 from agents.platform.projections import Record
 from schemas.envelope import Event
+from schemas.topics import Contract
 
 Kind = TypeVar("Kind", bound=Event)
 COUNTS_WRITES = ("version", "first", "positions")
@@ -55,6 +56,9 @@ class Folding(ABC, Generic[Kind]):
         kind: Any = self.kind
         found: Kind = _parsed(kind, record.key, tuple(record.headers), record.value)
         return found
+
+    def under(self, contract: Contract) -> Self:
+        return self
 
     def key(self, record: Record) -> str | None:
         return self.subject(self.event(record), record)

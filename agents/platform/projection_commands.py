@@ -96,7 +96,7 @@ async def rebuild(settings: Settings, name: str, step: Step = lambda *_: None) -
         Producer(settings, contract.limits) as producer,
         open_reader(settings, contract, projection.topic, FETCH_BYTES) as reader,
     ):
-        result = await Rebuild(catalog, reader, projection, step).run()
+        result = await Rebuild(catalog, reader, projection.under(contract), step).run()
         audit = Audit(producer, contract, host=settings.host)
         await audit.record(ProjectionRebuilt(projection=name, events=result.events), name)
     return result

@@ -31,6 +31,7 @@ from typing import Protocol
 from agents.platform.catalog import ALIASES, Catalog, Document
 from agents.platform.retry import Transient
 from schemas.errors import LucidError
+from schemas.topics import Contract
 
 REGISTRY = {
     "sessions": "agents.session.pipeline.projection:SESSIONS",
@@ -82,6 +83,9 @@ class Projection(Protocol):
     @property
     def topic(self) -> str:
         """The contract's name of the topic that it is built from."""
+
+    def under(self, contract: Contract) -> Projection:
+        """The same, where a rule depends on the contract."""
 
     def key(self, record: Record) -> str | None:
         """The `_id` of the document that a record changes, if any; raises FormatError."""

@@ -18,17 +18,17 @@ from agents.platform.keys import load_trusted
 from agents.platform.producer import Producer
 from agents.platform.projections import wall_clock
 from agents.platform.redis_client import redis_if_set
-from agents.platform.retry import Permanent, Transient, Unreachable, wait_stopped
+from agents.platform.retry import Transient, Unreachable, wait_stopped
 from agents.platform.service import Part, Service, StopSignal, run_service
 from agents.platform.settings import Settings
 from agents.session.pipeline.keeper import SessionKeeper, Topics
 from agents.session.pipeline.live import LiveWriter
 from agents.session.pipeline.settings import PipelineSettings
 from agents.session.pipeline.states import OF_NO_SESSION
+from agents.session.pipeline.transitions import check_partition
 from schemas.events import (
     RecordsExpired,
     SessionEvent,
-    SessionOpened,
     event_from_kafka,
 )
 
@@ -131,8 +131,7 @@ async def build(service: Service) -> AsyncIterator[Sequence[Part]]:
         partitions = contract.topic("session.frames").partitions
 
         async def handle(event: SessionEvent, record: Record) -> None:
-            if isinstance(event.data, SessionOpened) and event.data.partition >= partitions:
-                raise Permanent(f"session {event.subject} names partition {event.data.partition}")
+            check_partition(event, partitions)
             watch.heard(event)
             if not isinstance(event.data, OF_NO_SESSION):
                 await keeper.handle(event, (record.partition, record.offset))

@@ -14,7 +14,7 @@ import structlog
 
 from agents.platform.catalog import Catalog, Document
 from agents.platform.eventbus import EventBus
-from agents.platform.producer import Producer
+from agents.platform.producer import Producer, SendRefused
 from agents.platform.projections import View, wall_clock
 from agents.platform.retry import Transient
 from agents.session.pipeline.reconciliation import StoredChunk, reconcile, without_manifest
@@ -218,6 +218,10 @@ class SessionKeeper:
                     await self._settle(state, alias.collection)
                 else:
                     continue
+            except SendRefused as error:
+                # Of one session: the others are looked after all the same.
+                log.error("session cannot be ended", session=state.session, error=error)
+                continue
             except NotYet as error:
                 log.info("looked at again later", session=state.session, error=str(error))
                 continue

@@ -9,7 +9,7 @@ sessions that were open then, which only the live view knows: it is carried over
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agents.platform.catalog import Catalog, Document
 from agents.platform.projections import Record
@@ -24,7 +24,7 @@ from agents.session.pipeline.states import (
     read_state,
     state_document,
 )
-from agents.session.pipeline.transitions import check_transition
+from agents.session.pipeline.transitions import check_partition, check_transition
 from schemas.events import (
     RecordsExpired,
     SessionCompleted,
@@ -33,6 +33,7 @@ from schemas.events import (
     event_from_kafka,
 )
 from schemas.manifests import read_manifest
+from schemas.topics import Contract
 
 _HEARD = ("last_sign", "changed")
 _CLOCKED = ("version", "positions", "settled_at", *_HEARD)
@@ -44,6 +45,10 @@ class SessionsView:
 
     name: str = "sessions"
     topic: str = "session.events"
+    partitions: int | None = None
+
+    def under(self, contract: Contract) -> SessionsView:
+        return replace(self, partitions=contract.topic("session.frames").partitions)
 
     def key(self, record: Record) -> str:
         return event_from_kafka(record.key, record.headers, record.value).subject
@@ -56,6 +61,7 @@ class SessionsView:
             return None
         if document is None and isinstance(event.data, OF_FILES):
             return None  # neither a stray folder nor what is left makes a session
+        check_partition(event, self.partitions)
         state = read_state(document or {"_id": event.subject})
         if state.has(record.partition, record.offset):
             return None

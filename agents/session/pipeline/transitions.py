@@ -17,6 +17,7 @@ from schemas.events import (
     ManifestStored,
     SessionAbandoned,
     SessionClosed,
+    SessionEvent,
     SessionHeartbeat,
     SessionOpened,
 )
@@ -26,6 +27,13 @@ class ImpossibleTransition(FormatError):
     """An event contradicts what its session is known to be."""
 
     once_per_key = True
+
+
+def check_partition(event: SessionEvent, partitions: int | None) -> None:
+    """Raise ImpossibleTransition for an `opened` on a partition that `session.frames` lacks."""
+    data = event.data
+    if isinstance(data, SessionOpened) and partitions is not None and data.partition >= partitions:
+        raise ImpossibleTransition(f"session {event.subject} names partition {data.partition}")
 
 
 def check_transition(state: SessionState, data: Strict) -> None:

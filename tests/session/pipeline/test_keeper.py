@@ -506,6 +506,19 @@ async def test_an_event_that_contradicts_its_session_is_refused_and_changes_noth
     assert await keeper.load(session) == before
 
 
+async def test_a_session_that_cannot_be_ended_keeps_nobody_from_looking_after_others(
+    keeper: SessionKeeper,
+) -> None:
+    lost, silent = make_session(seed=22), make_session(seed=23)
+    for made, partition in ((lost, 99), (silent, 0)):
+        data = opened(made).data
+        assert isinstance(data, SessionOpened)
+        await keeper.handle(event(made, data.model_copy(update={"partition": partition})))
+    later = replace(keeper, clock=lambda: keeper.clock() + HOUR)
+    done = await later.look_after(60 * SECOND, 10 * HOUR, 0)
+    assert done == [silent.manifest.session]
+
+
 async def test_a_finding_makes_no_session_of_a_stray_folder(keeper: SessionKeeper) -> None:
     made = make_session()
     finding = event(made, ScrubFinding(
