@@ -479,19 +479,6 @@ async def carried_over(house: House) -> None:
     assert (await house.keeper.load(session)).conflicts == 1
 
 
-async def test_a_rebuild_refuses_what_the_pipeline_refused(house: House) -> None:
-    made = make_session(seed=next(SEEDS))
-    session = made.manifest.session
-    opened = SessionOpened(
-        session=session, partition=99, offset=0, host="h", recorder="r", codec="bytes/1",
-        source={}, started=1,
-    )  # fmt: skip
-    await house.send(opened, session)
-    result = await rebuild(house.settings, "sessions")
-    assert result.refused == 1
-    assert session not in await house.view()
-
-
 async def test_commands_say_what_there_is_and_leave_an_audit_event(house: House) -> None:
     sessions = await sessions_of_all_states(house)
     documents = (await listed(house))["documents"]
@@ -504,3 +491,16 @@ async def test_commands_say_what_there_is_and_leave_an_audit_event(house: House)
     assert kinds == [b"lucid.audit.chain_started.v1", b"lucid.audit.projection_rebuilt.v1"]
     with pytest.raises(UnknownProjection, match="sessions"):
         find_projection("frames")
+
+
+async def test_a_rebuild_refuses_what_the_pipeline_refused(house: House) -> None:
+    made = make_session(seed=next(SEEDS))
+    session = made.manifest.session
+    opened = SessionOpened(
+        session=session, partition=99, offset=0, host="h", recorder="r", codec="bytes/1",
+        source={}, started=1,
+    )  # fmt: skip
+    await house.send(opened, session)
+    result = await rebuild(house.settings, "sessions")
+    assert result.refused == 1
+    assert session not in await house.view()
