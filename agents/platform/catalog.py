@@ -197,7 +197,10 @@ class Catalog:
         return True
 
     async def insert_many(self, collection: str, documents: Sequence[Document]) -> set[str]:
-        """Insert documents, those whose `_id` is taken left out; the ids that were taken."""
+        """Insert documents, those whose `_id` is taken left out; the ids that were taken.
+
+        After CatalogRefused all that it takes are there.
+        """
         if not documents:
             return set()
         try:
@@ -210,6 +213,10 @@ class Catalog:
             if not isinstance(cause, BulkWriteError):
                 raise
             failures = cause.details["writeErrors"]
+            if any(failure["code"] in _REFUSED for failure in failures):
+                raise CatalogRefused(
+                    f"the catalog does not take a document: {failures[0]['errmsg'][:200]}"
+                ) from error
             if any(failure["code"] != _DUPLICATE for failure in failures):
                 raise
             return {str(documents[failure["index"]]["_id"]) for failure in failures}

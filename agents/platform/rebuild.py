@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import structlog
 
-from agents.platform.catalog import Catalog, Document
+from agents.platform.catalog import Catalog, CatalogRefused, Document
 from agents.platform.projections import (
     Alias,
     Projection,
@@ -67,6 +67,7 @@ class Building:
         self.collection = collection
         self._limit = limit
         self._held: OrderedDict[str, tuple[Document, int]] = OrderedDict()
+        self.refused: list[str] = []
         self._stored: set[str] = set()  # of the held ones, those that the collection has, too
         self._bytes = 0
 
@@ -105,9 +106,21 @@ class Building:
             else:
                 fresh.append(document)
             if len(fresh) == SMALL:
-                await self._catalog.insert_many(self.collection, fresh)
+                await self._insert(fresh)
                 fresh = []
-        await self._catalog.insert_many(self.collection, fresh)
+        await self._insert(fresh)
+
+    async def _insert(self, documents: Sequence[Document]) -> None:
+        """Insert documents; those that no catalog takes were refused to the live writer, too."""
+        try:
+            await self._catalog.insert_many(self.collection, documents)
+        except CatalogRefused:
+            for document in documents:
+                try:
+                    await self._catalog.insert(self.collection, document)
+                except CatalogRefused as error:
+                    log.warning("a document is left out", key=document["_id"], error=error)
+                    self.refused.append(str(document["_id"]))
 
 
 class Rebuild:
@@ -265,6 +278,7 @@ class Rebuild:
             if live is not None:
                 await self._keep(building, key, await building.get(key), live)
         await building.flush()
+        self.result.refused += len(building.refused)
         self.result.documents = await self._catalog.count(building.collection)
         if not await change_alias(self._catalog, frozen, collection=building.collection):
             raise self._lost()

@@ -56,7 +56,8 @@ class House:
                 async for raw in read_topic(self.settings, topic)
             ]
 
-        return asyncio.run(read())
+        found = asyncio.run(read())
+        return [event for event in found if not isinstance(event.data, audit.ChainStarted)]
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from agents.platform.contract import Contract
 from agents.platform.producer import Producer
 from agents.platform.reader import open_reader
 from agents.platform.settings import Settings
+from agents.platform.tls import kafka_options
 from schemas.erasure import Stage
 
 FRAMES, PROGRESS = "session.frames", "session.progress"
@@ -117,9 +118,7 @@ async def open_broker(
     settings: Settings, contract: Contract, producer: Producer | None
 ) -> AsyncIterator[BrokerView]:
     """A view of the broker as it is now; producer: None for one that only looks."""
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=settings.kafka_servers(), group_id=None, enable_auto_commit=False
-    )
+    consumer = AIOKafkaConsumer(**kafka_options(settings), group_id=None, enable_auto_commit=False)
     try:
         await consumer.start()
         yield BrokerView(settings, contract, consumer, producer)

@@ -462,7 +462,7 @@ async def test_old_pages_of_the_audit_view_go_and_no_others(yard: Yard) -> None:
     pages = {"0/0": [100 * DAY, 135 * DAY - 1], "0/1": [134 * DAY, 135 * DAY], "0/2": []}
     for name, times in pages.items():
         await yard.catalog.insert(
-            "audit", {"_id": name, "entries": [{"time": time} for time in times]}
+            "audit.0", {"_id": name, "entries": [{"time": time} for time in times]}
         )
     async with yard.house() as house:
         assert await house.expire_audit(await house.plan()) == 1

@@ -28,7 +28,7 @@ from agents.session.storage.keeper import Keeper
 from agents.session.storage.metrics import StorageMetrics
 from agents.session.storage.retention import House, open_house
 from agents.session.storage.retention_erasing import Done
-from schemas.audit import AuditEvent
+from schemas.audit import AuditEvent, ChainStarted
 from schemas.canonical import Strict
 from schemas.events import SessionOpened, event_from_kafka
 from schemas.manifests import manifest_hash, read_manifest
@@ -158,7 +158,8 @@ class Yard:
 
     async def audited(self) -> list[AuditEvent]:
         records = await self._records("audit.events")
-        return [AuditEvent.from_kafka(raw.key, raw.headers, raw.value) for raw in records]
+        found = [AuditEvent.from_kafka(raw.key, raw.headers, raw.value) for raw in records]
+        return [event for event in found if not isinstance(event.data, ChainStarted)]
 
     async def raw(self) -> bytes:
         """Every byte of files and catalog."""
