@@ -40,7 +40,7 @@ from schemas.merkle import root
 from schemas.sessions import new_session_id
 
 SESSIONS, CHUNKS = 10_000, 10
-CLIENTS, REQUESTS, ROUNDS = 50, 3000, 2
+CLIENTS, REQUESTS, ROUNDS = 50, 2000, 2
 DOWNLOAD_BYTES, DOWNLOADS = 8 * 1024**2, 60
 EVENTS = 20_000
 START = 1_790_000_000_000_000
