@@ -28,7 +28,7 @@ from typing import Any
 import rfc8785
 
 from schemas.envelope import MAX_EVENT, InvalidEvent
-from schemas.sessions import InvalidSessionId, new_session_id, parse_session_id
+from schemas.sessions import InvalidSessionId, made_at, new_session_id, parse_session_id
 
 STARTED = "lucid.audit.chain_started.v1"
 NOTHING = bytes(32)
@@ -79,7 +79,7 @@ def chain_started(chain: str) -> int:
     """When a chain began, in microseconds since 1970, as its id says; raises InvalidEvent."""
     service, _, number = chain.partition("/")
     try:
-        started = (parse_session_id(number).int >> 80) * 1000
+        started = made_at(parse_session_id(number))
     except InvalidSessionId:
         started = -1
     if started < 0 or not _SERVICE.fullmatch(service):

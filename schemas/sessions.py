@@ -23,6 +23,11 @@ def new_session_id(now_us: int | None = None, random: bytes | None = None) -> UU
     return UUID(int=value)
 
 
+def made_at(made: UUID) -> int:
+    """When a UUID of version 7 was made, in microseconds, to the millisecond (RFC 9562, 5.7)."""
+    return (made.int >> 80) * 1000
+
+
 def parse_session_id(text: str | bytes | None) -> UUID:
     """Read the canonical text of a session id; raises InvalidSessionId."""
     try:

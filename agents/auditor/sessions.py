@@ -14,6 +14,7 @@ from agents.platform.settings import Settings
 from agents.platform.stored_sessions import UnknownSession, text_of
 from schemas.errors import FormatError
 from schemas.manifests import Manifest, read_manifest
+from schemas.sessions import made_at
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def summarize(session: str, state: Mapping[str, Any], manifest: Manifest | None)
     opened = state.get("opened") or {}
     tally = manifest.tally if manifest else None
     # The id itself says when it was made, in milliseconds (RFC 9562, UUIDs of version 7).
-    started = tally.first_time if tally else opened.get("started") or _id_time(session)
+    started = tally.first_time if tally else opened.get("started") or made_at(UUID(session))
     until = tally.last_time if tally else state.get("ended_at") or state.get("last_sign") or 0
     phase = state.get("state", "unknown")
     settled = {"completed": True, "incomplete": False}.get(phase)
@@ -137,10 +138,6 @@ def _expired(loss: Mapping[str, Any]) -> str:
     since = loss.get("next_seq")
     whose = "perhaps records of this session" if since is None else f"its records from {since} on"
     return f"{place} of partition {loss['partition']} of {loss['topic']}: {whose}"
-
-
-def _id_time(session: str) -> int:
-    return (UUID(session).int >> 80) * 1000
 
 
 def detail(

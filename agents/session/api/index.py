@@ -17,8 +17,10 @@ import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
+from uuid import UUID
 
 from schemas.access import EVERYTHING, Claims
+from schemas.sessions import made_at
 
 Sort = Literal["started", "ended", "stored_bytes", "records"]
 
@@ -194,7 +196,7 @@ def item_of(document: Mapping[str, Any]) -> dict[str, Any]:
     opened = document.get("opened") or {}
     session = str(document["_id"])
     state = document.get("state", "recording")
-    started = opened.get("started") or id_time(session)
+    started = opened.get("started") or made_at(UUID(session))
     ended = document.get("ended_at")
     return {
         "session": session,
@@ -215,11 +217,6 @@ def item_of(document: Mapping[str, Any]) -> dict[str, Any]:
         "damaged": len(document.get("damaged", [])),
         "erased": dict(document.get("erasures") or {}),
     }
-
-
-def id_time(session: str) -> int:
-    """When an id was made, in microseconds (RFC 9562, UUIDs of version 7)."""
-    return int(session.replace("-", "")[:12], 16) * 1000
 
 
 def _row(item: Mapping[str, Any]) -> tuple[Any, ...]:
