@@ -19,8 +19,17 @@ class ServiceName(StrEnum):
     API = "api"
 
 
+ROOMS = {
+    ServiceName.RECORDER: "agents.session.recorder",
+    ServiceName.PROCESSOR: "agents.session.processor",
+    ServiceName.STORAGE: "agents.session.storage",
+    ServiceName.PIPELINE: "agents.session.pipeline",
+    ServiceName.API: "agents.session.api",
+}
+
+
 def run(service: Annotated[ServiceName, typer.Argument(help="Which service to run.")]) -> None:
     """Run one service in the foreground; SIGTERM or Ctrl-C stops it cleanly."""
     # Imported here, so that a service loads only what it needs itself.
-    agent = importlib.import_module(f"agents.session.{service.value}.agent")
+    agent = importlib.import_module(f"{ROOMS[service]}.agent")
     raise typer.Exit(agent.main())
