@@ -1,7 +1,7 @@
 """The sessions that can be listed: a copy of the view `sessions`, with indexes, in memory.
 
-The catalog of one machine finds a document by its `_id` alone; every other filter reads the
-whole collection (docs/performance.md). So each API process keeps what a list shows of each
+The catalog of one machine finds documents by equality of strings alone; a range or a sort reads
+the whole collection (docs/decisions.md). So each API process keeps what a list shows of each
 session in SQLite, in memory: about 1 KiB a session. It holds nothing of its own: it is
 loaded from the catalog at the start and kept up by agents/session/api/follower.py.
 
