@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from agents.auditor import audit_commands
+from agents.auditor import activity_commands, audit_commands
 from agents.auditor import commands as auditor
 from agents.platform import (
     key_commands,
@@ -48,6 +48,7 @@ app.command("scrub")(storage.scrub)
 app.command("verify")(auditor.verify)
 app.command("bundle")(auditor.bundle)
 app.command("export")(auditor.export)
+app.command("activity")(activity_commands.activity)
 app.command("replay")(processor.replay)
 
 

@@ -29,7 +29,6 @@ from typing import Protocol
 from schemas.errors import LucidError
 
 Emit = Callable[[bytes, int], None]
-CODEC_SCREEN = "screen/1"
 CODEC_BYTES = "bytes/1"
 
 
