@@ -138,7 +138,8 @@ def _window(entry: Window) -> str:
     notes = ["keys protected"] if entry.protected else []
     notes += [f"{entry.left_out} changes before it left out"] if entry.left_out else []
     name = entry.program or entry.instance or "unknown program"
-    return f"{name}: {entry.title}{f' ({", ".join(notes)})' if notes else ''}"
+    noted = f" ({', '.join(notes)})" if notes else ""
+    return f"{name}: {entry.title}{noted}"
 
 
 def _clipboard(entry: Clipboard) -> str:

@@ -208,7 +208,7 @@ def list_command(
         table.add_column(heading, justify="right")
     for one in found:
         table.add_row(
-            one.session, _state(one), moment(one.started), one.host, f"{one.seconds:.1f}",
+            one.session, _state(one), _moment(one.started), one.host, f"{one.seconds:.1f}",
             "" if one.frames is None else str(one.frames), str(one.chunks),
             f"{one.stored_bytes / 1e6:.1f}",
         )  # fmt: skip
@@ -220,7 +220,7 @@ def _state(one: SessionSummary) -> str:
     return ", ".join([one.state, *(f"{stage} {far}" for stage, far in sorted(one.erased.items()))])
 
 
-def moment(microseconds: int) -> str:
+def _moment(microseconds: int) -> str:
     return datetime.fromtimestamp(microseconds / 1e6, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
@@ -239,7 +239,7 @@ def show_command(
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, value in fields.items():
         if name == "started":
-            value = f"{moment(value)} UTC"
+            value = f"{_moment(value)} UTC"
         elif isinstance(value, list):
             value = "\n".join(map(str, value))
         elif isinstance(value, dict):

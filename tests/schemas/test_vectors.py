@@ -35,7 +35,7 @@ from tests.factories import MemorySource
 from tests.vectors import make
 
 VECTORS = Path(__file__).parents[1] / "vectors"
-SESSIONS = ("closed", "abandoned")
+SESSIONS = ("closed", "abandoned", "activity")
 
 
 class Vector:
