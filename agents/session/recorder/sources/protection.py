@@ -28,25 +28,25 @@ class Terminals:
 
     def __init__(self, uid: int | None, folder: Path = Path("/dev/pts")) -> None:
         self._uid, self._folder = uid, folder
-        self._since: dict[str, float] = {}
+        self._since: dict[str, float] | None = None
 
     def asking(self, clock: float) -> bool:
         """Whether one of them reads a line without showing it, or may; clock: in seconds."""
         found: dict[str, float] = {}
-        asking = False
+        asking, first = False, self._since is None
         try:
             with os.scandir(self._folder) as entries:
                 for entry in entries:
                     if not entry.name.isdigit() or not self._is_ours(entry):
                         continue
-                    found[entry.name] = self._since.get(entry.name, clock)
-                    new = clock - found[entry.name] < NEW_SECONDS and bool(self._since)
-                    asking = asking or new or _is_silent(entry.path)
+                    since = float("-inf") if first else (self._since or {}).get(entry.name, clock)
+                    found[entry.name] = since
+                    asking = asking or clock - since < NEW_SECONDS or _is_silent(entry.path)
         except FileNotFoundError:
             return False
         except OSError:
             return True
-        self._since = found or {"": clock}
+        self._since = found
         return asking
 
     def _is_ours(self, entry: os.DirEntry[str]) -> bool:
