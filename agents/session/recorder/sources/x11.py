@@ -122,7 +122,7 @@ class X11Source:
                 raise self._lost(error) from error
             for payload in payloads:
                 emit(payload, at)
-            self._look_around(self._server, emit)
+            self._look_around(self._server, emit, control)
             next_tick = max(next_tick + 1 / self._fps, time.monotonic())
             self._wait(next_tick, emit, control)
 
@@ -133,15 +133,17 @@ class X11Source:
                 control.stopped.wait(rest)
                 return
             control.stopped.wait(LOOK_SECONDS)
-            if control.stopped.is_set() or control.paused or self._server is None:
+            if control.stopped.is_set() or control.interrupted or self._server is None:
                 return
-            self._look_around(self._server, emit)
+            self._look_around(self._server, emit, control)
 
-    def _look_around(self, server: Server, emit: Emit) -> None:
+    def _look_around(self, server: Server, emit: Emit, control: Control) -> None:
         if self._watch is None:
             return
         at = now()
         entries = self._watch.look(at, time.monotonic(), (server.width, server.height))
+        if control.interrupted:
+            return  # some of it happened in a pause, and skip() comes next
         for payload in encode_activity(entries):
             emit(payload, at)
 

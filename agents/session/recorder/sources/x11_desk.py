@@ -7,6 +7,7 @@ Every method may raise xcffib.XcffibException when the server is lost.
 from __future__ import annotations
 
 import contextlib
+import re
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from schemas.activity import MAX_NAME, fit
 MOST_EVENTS = 5_000  # that one look takes; whoever makes more is not followed
 TEXT_WORDS = 512  # of a property: 2,048 bytes are more than the longest text that is kept
 _CLIENT_PID = 2
+_UTF8_PART = re.compile(rb"\x1b%G(.*?)(?:\x1b%@|\Z)", re.DOTALL)  # of a compound text
 _INPUT_ONLY = 2
 
 
@@ -100,7 +102,15 @@ class Desk:
             return ""
         modern = utf8 or reply.type == self.atom("UTF8_STRING")
         data: bytes = reply.value.buf()
-        return data.decode("utf-8", "replace") if modern else data.decode("latin-1")
+        if modern:
+            return data.decode("utf-8", "replace")
+        if reply.type != self.atom("COMPOUND_TEXT"):
+            return data.decode("latin-1")
+        parts = _UTF8_PART.split(data)  # Latin-1 and, each second one, UTF-8
+        return "".join(
+            part.decode("utf-8", "replace") if number % 2 else part.decode("latin-1")
+            for number, part in enumerate(parts)
+        )
 
     def numbers_of(self, reply: Any | None) -> tuple[int, ...]:
         """A property's 32-bit numbers."""
