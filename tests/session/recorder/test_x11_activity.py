@@ -68,8 +68,9 @@ class Desktop:
 
     # -- the recording -------------------------------------------------------------------------
 
-    def record(self, fps: float = 20, **policy: Any) -> None:
-        order = ActivityOrder(Policy(**policy), keys_every=0.3, terminals=self.terminals)
+    def record(self, fps: float = 20, late: float = 5.0, **policy: Any) -> None:
+        """late: more than the recorder's own, so that a slow machine drops no key."""
+        order = ActivityOrder(Policy(**policy), keys_every=0.3, late=late, terminals=self.terminals)
         self.source = X11Source(self.display, fps=fps, keyframe_every=600, activity=order)
         self.codec = self.source.open().codec
         self.thread = threading.Thread(target=self._run)
@@ -345,7 +346,7 @@ def test_hostile_titles_are_cut_escaped_and_bounded_in_number(desktop: Desktop) 
         entries = desktop.found(Window)[before:]
         assert number > 100
         assert len(entries) <= 10 + 2 * (time.monotonic() - start)
-        assert sum(one.left_out for one in entries) > 10
+        assert sum(one.left_out for one in entries) > 3
 
 
 def test_another_size_of_the_display_has_an_entry(desktop: Desktop) -> None:
@@ -581,7 +582,7 @@ def test_keys_during_a_pause_are_not_recorded(desktop: Desktop) -> None:
 
 def test_keys_that_nobody_looked_after_are_dropped(desktop: Desktop) -> None:
     """At a picture every second activity is still looked at; behind a stall it is not."""
-    desktop.record(fps=1, keys="comprehensive")
+    desktop.record(fps=1, late=2.0, keys="comprehensive")
     desktop.focus(desktop.xterm())
     desktop.looks()
     desktop.type("slow")
@@ -601,7 +602,7 @@ def test_keys_that_nobody_looked_after_are_dropped(desktop: Desktop) -> None:
     server.events = stall  # type: ignore[method-assign]
     assert entered.wait(5)
     desktop.type(SECRET)
-    desktop.control.stopped.wait(0.6)
+    desktop.control.stopped.wait(2.1)
     server.events = events  # type: ignore[method-assign]
     leave.set()
     desktop.looks()
@@ -740,6 +741,16 @@ def test_what_cannot_be_seen_is_said(tmp_path: Path) -> None:
         server.kill()
         server.wait()
         server.stdout.close()
+
+
+def test_a_display_of_another_machine_has_neither_keys_nor_files(
+    desktop: Desktop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agents.session.recorder.sources.x11_desk.server_uid", lambda _: None)
+    desktop.record(keys="basic", files=True)
+    (watching,) = desktop.found(Watching)
+    assert [one.part for one in watching.unseen] == ["files", "keys"]
+    assert all("network" in one.why for one in watching.unseen)
 
 
 def test_entries_are_encoded_as_they_are_read(desktop: Desktop) -> None:

@@ -74,10 +74,12 @@ def _is_silent(path: str) -> bool:
 
 
 class Protection:
-    """What the last looks saw."""
+    """What the last looks saw. late: seconds from one to the next that are too many."""
 
-    def __init__(self, patterns: Patterns, terminals: Terminals | None = None) -> None:
-        self._patterns, self._terminals = patterns, terminals
+    def __init__(
+        self, patterns: Patterns, terminals: Terminals | None = None, late: float = LATE_SECONDS
+    ) -> None:
+        self._patterns, self._terminals, self._late = patterns, terminals, late
         self._clear = 0
         self._looked = float("-inf")
 
@@ -92,7 +94,7 @@ class Protection:
 
     def look(self, glance: Glance, clock: float, *, whole: bool = True) -> bool:
         """Whether keys since the last look may be recorded. whole: all of them are there."""
-        late = clock - self._looked > LATE_SECONDS
+        late = clock - self._looked > self._late
         self._looked = clock
         windows = (glance.used, *glance.others)
         covered = not glance.sure or any(map(self._patterns.cover, windows))

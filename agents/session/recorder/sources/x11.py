@@ -102,6 +102,8 @@ class X11Source:
         assert self._server is not None, "open() comes first"
         keyframe, refusals = True, 0
         next_tick = time.monotonic()
+        if self._watch is not None:
+            self._watch.skip()  # what happened since open() was before the recording
         while True:
             if control.wait_while_paused():
                 keyframe = True

@@ -24,7 +24,7 @@ from agents.session.recorder.sources.base import NoDisplay
 from agents.session.recorder.sources.drives import Drives
 from agents.session.recorder.sources.keylog import KeyLog
 from agents.session.recorder.sources.patterns import Patterns, Seen
-from agents.session.recorder.sources.protection import Protection, Terminals
+from agents.session.recorder.sources.protection import LATE_SECONDS, Protection, Terminals
 from agents.session.recorder.sources.x11_clipboard import Clipboards
 from agents.session.recorder.sources.x11_desk import Desk
 from agents.session.recorder.sources.x11_keys import Keyboard
@@ -37,16 +37,22 @@ LOOK_SECONDS = 0.1  # from one look to the next
 LEAST_SECONDS = 0.08  # between looks
 WINDOWS_A_SECOND = 2.0  # entries of windows, in the long run
 WINDOWS_AT_ONCE = 10
+ELSEWHERE = "the display is reached over a network, its user's programs run elsewhere"
 Part = TypeVar("Part")
 
 
 @dataclass(frozen=True, slots=True)
 class ActivityOrder:
-    """What to look for. keys_every: seconds that a count of keys stands for."""
+    """What to look for.
+
+    keys_every: seconds that a count of keys stands for. late: seconds after which a look comes
+    too late to tell what was protected.
+    """
 
     policy: Policy
     patterns: Patterns = field(default_factory=Patterns)
     keys_every: float = 5.0
+    late: float = LATE_SECONDS
     terminals: Path = Path("/dev/pts")
     proc: Path = Path("/proc")
 
@@ -63,9 +69,11 @@ class ActivityWatch:
         self._clipboards: Clipboards | None = None
         self._keyboard: Keyboard | None = None
         self._keys: KeyLog | None = None
-        self._drives = Drives(uid, order.proc) if self._policy.files else None
+        self._drives: Drives | None = None
         terminals = None
         try:
+            if self._policy.files:
+                self._drives = self._part("files", lambda: _drives(uid, order.proc))
             if self._policy.clipboard != "off":
                 self._clipboards = self._part("clipboard", self._open_clipboards)
             if self._policy.keys != "disabled":
@@ -75,7 +83,7 @@ class ActivityWatch:
         except BaseException:
             self.close()
             raise
-        self._protection = Protection(order.patterns, terminals)
+        self._protection = Protection(order.patterns, terminals, order.late)
         self._looked = float("-inf")
         self._told: tuple[Seen, bool] | None = None
         self._size = (0, 0)
@@ -195,7 +203,15 @@ class ActivityWatch:
         return [entry]
 
 
+def _drives(uid: int | None, proc: Path) -> Drives:
+    if uid is None:
+        raise LookupError(ELSEWHERE)
+    return Drives(uid, proc)
+
+
 def _keyboard(display: str, xauthority: str | None, uid: int | None) -> Keyboard:
+    if uid is None:
+        raise LookupError(ELSEWHERE)
     if os.geteuid() not in (0, uid):
         raise LookupError("terminals of that user cannot be checked for password prompts")
     try:

@@ -27,11 +27,15 @@ SELECTIONS: tuple[SelectionName, ...] = ("CLIPBOARD", "PRIMARY")
 
 @dataclass(slots=True)
 class _Change:
-    """Changes of a selection that have no entry yet. window: what an answer comes to."""
+    """Changes of a selection that have no entry yet.
+
+    named: the owner that `program` is of. window: what an answer comes to.
+    """
 
     changes: int = 0
     owner: int = 0
     program: str = ""
+    named: int = 0
     step: Literal["new", "targets", "size", "told"] = "new"
     window: int = 0
     deadline: float = 0.0
@@ -76,11 +80,18 @@ class Clipboards:
         change.changes += 1
         change.owner, change.step = owner, "new"
         change.formats = change.size = None
-        # At once: whoever owns it may be gone by the next look.
-        change.program = self._program(owner) if owner else ""
+        if change.changes == 1:  # of further ones only the last, whoever changes it without end
+            self._name(change)
+
+    def _name(self, change: _Change) -> None:
+        if change.named != change.owner:
+            change.program = self._program(change.owner)
+            change.named = change.owner
 
     def _program(self, owner: int) -> str:
         """The server's word first: an owner's window seldom has a class of its own."""
+        if not owner:
+            return ""
         if known := self._desk.program(owner):
             return known
         (reply,) = self._desk.replies([self._desk.ask(owner, "WM_CLASS")])
@@ -93,6 +104,7 @@ class Clipboards:
         entries = []
         for name, change in list(self._open.items()):
             if change.step == "new":
+                self._name(change)
                 if self._details and change.owner and not protected:
                     self._ask(change, name, "TARGETS", "targets", clock)
                 else:
