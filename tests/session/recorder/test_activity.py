@@ -26,7 +26,7 @@ from agents.session.recorder.sources.drives import Drives
 from agents.session.recorder.sources.keylog import KeyLog
 from agents.session.recorder.sources.patterns import Glance, Patterns, Seen
 from agents.session.recorder.sources.protection import Protection, Terminals
-from agents.session.recorder.sources.x11_keys import Press, press_of
+from agents.session.recorder.sources.x11_keys import Keyboard, Press, press_of
 from schemas.activity import MAX_KEYS, Drive, File, Policy
 from schemas.canonical import decode, encode
 
@@ -197,6 +197,28 @@ def test_every_keysym_has_a_name_that_fits(keysym: int, state: int) -> None:
     entry = log.close(1)
     assert entry is not None
     assert entry.keys == [press_of(keysym, state).name]
+
+
+KEYS = {
+    38: [0x61, 0x41, 0x6C6, 0x6E6, 0xE6, 0xC6],  # a A, second layout, third level
+    10: [0x31, 0x21], 87: [0xFF9C, 0xFFB1], 36: [0xFF0D], 50: [],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("code", "state", "keysym"),
+    [
+        (38, 0, 0x61), (38, 1, 0x41), (38, 2, 0x41), (38, 3, 0x61),  # shift, lock, both
+        (38, 1 << 13, 0x6C6), (38, 1 | 1 << 13, 0x6E6), (38, 128, 0xE6), (38, 129, 0xC6),
+        (10, 1 << 13, 0x31), (10, 128, 0x31), (10, 2, 0x31), (10, 1, 0x21),
+        (87, 0, 0xFF9C), (87, 16, 0xFFB1), (87, 17, 0xFF9C),  # the keypad, with Num Lock
+        (36, 1, 0xFF0D), (50, 0, 0), (99, 1, 0),
+    ],
+)  # fmt: skip
+def test_a_keycode_gives_the_keysym_that_programs_get(code: int, state: int, keysym: int) -> None:
+    keyboard = object.__new__(Keyboard)
+    keyboard._symbols = KEYS
+    assert keyboard._symbol(code, state) == keysym
 
 
 A, SPACE = Press("a", "letter"), Press("space", "space")
