@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import pty
 import re
@@ -309,6 +310,29 @@ def test_a_drive_and_the_files_that_are_open_on_it(tmp_path: Path) -> None:
     assert drives.look(6.0) == []
     machine.mounts()
     assert drives.look(8.0) == [Drive(place=place, mounted=False)]
+
+
+def test_a_real_mount_is_seen_and_never_touched(tmp_path: Path) -> None:
+    """A mount of the kernel's as xrdp's channel server makes it; nobody answers for its files, so
+    whoever looked into it would wait for ever."""
+    folder, libc = tmp_path / "thinclient_drives", ctypes.CDLL(None)
+    folder.mkdir()
+    try:
+        device = os.open("/dev/fuse", os.O_RDWR)
+    except OSError as error:
+        pytest.skip(f"no FUSE here: {error}")
+    options = f"fd={device},rootmode=40000,user_id={os.geteuid()},group_id=0".encode()
+    try:
+        kind = b"fuse.xrdp-chansrv"
+        if libc.mount(b"xrdp-chansrv", os.fsencode(folder), kind, 6, options):
+            pytest.skip("mounting is not allowed here")
+        drives = Drives(os.geteuid())
+        assert Drive(place=str(folder), mounted=True) in drives.look(0)
+        assert not any(isinstance(one, Drive) for one in drives.look(5))
+    finally:
+        os.close(device)
+        libc.umount2(os.fsencode(folder), 2)
+    assert Drive(place=str(folder), mounted=False) in drives.look(10)
 
 
 def test_many_files_have_a_bounded_number_of_entries(tmp_path: Path) -> None:
