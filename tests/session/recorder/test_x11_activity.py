@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from agents.session.recorder.sources.base import DisplayLost
+from agents.session.recorder.sources.patterns import Glance
 from schemas.activity import (
     Clipboard,
     Watching,
@@ -58,6 +59,46 @@ def test_what_cannot_be_seen_is_said(tmp_path: Path) -> None:
         server.kill()
         server.wait()
         server.stdout.close()
+
+
+def test_activity_that_is_killed_says_so_and_the_pictures_go_on(desktop: Desktop) -> None:
+    desktop.record(keys="basic", clipboard="use", files=True)
+    source = desktop.source
+    assert source is not None
+    watch = source._watch
+    assert watch is not None
+    assert watch._desk is not None
+    with client(desktop.display) as other:
+        window = watch._desk.new_window()
+        watch._desk.connection.core.GetInputFocus().reply()  # the server has made it
+        other.core.KillClient(window)
+        other.settle()
+        desktop.until(lambda: len(desktop.found(Watching)) == 2)
+        last = desktop.found(Watching)[1]
+        assert [one.part for one in last.unseen] == ["windows", "clipboard", "files", "keys"]
+        count = len(desktop.payloads)
+        other.core.WarpPointer(0, other.root, 0, 0, 0, 0, 77, 88)
+        other.settle()
+        desktop.until(lambda: len(desktop.payloads) > count)
+    assert desktop.error is None
+    assert len(desktop.found(Watching)) == 2
+
+
+def test_a_mistake_in_activity_ends_no_recording(desktop: Desktop) -> None:
+    desktop.record()
+    source = desktop.source
+    assert source is not None
+    watch = source._watch
+    assert watch is not None
+
+    def broken() -> Glance:
+        raise RuntimeError("no\nluck")
+
+    watch._windows.look = broken  # type: ignore[method-assign]
+    desktop.until(lambda: len(desktop.found(Watching)) == 2)
+    (unseen,) = desktop.found(Watching)[1].unseen
+    assert (unseen.part, unseen.why) == ("windows", "it failed: RuntimeError('no\\nluck')")
+    assert desktop.error is None
 
 
 def test_a_display_of_another_machine_has_neither_keys_nor_files(

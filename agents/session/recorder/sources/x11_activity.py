@@ -5,8 +5,9 @@
     watch.skip()                                             after a pause: forget what came
     watch.close()
 
-Nothing here stops a recording: what cannot be seen stands in the first entry, and a display
-that goes away is told by who takes its pictures.
+Nothing here stops a recording: what cannot be seen stands in the first entry. When it goes
+wrong later, a last entry says that nothing is looked for any more; a display that goes away
+is told by who takes its pictures.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import structlog
 import xcffib
@@ -39,6 +40,7 @@ WINDOWS_A_SECOND = 2.0  # entries of windows, in the long run
 WINDOWS_AT_ONCE = 10
 ELSEWHERE = "the display is reached over a network, its user's programs run elsewhere"
 Part = TypeVar("Part")
+PartName = Literal["windows", "clipboard", "files", "keys"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +93,10 @@ class ActivityWatch:
         self._last: tuple[Seen, bool] | None = None
         self._left_out = 0
         self._begun = False
+        self._end: list[Entry] = []
         self._keys_from = 0
 
-    def _part(self, name: Any, make: Callable[[], Part]) -> Part | None:
+    def _part(self, name: PartName, make: Callable[[], Part]) -> Part | None:
         """A part of the watch, None where the server, or who we are, does not allow it."""
         try:
             return make()
@@ -129,12 +132,15 @@ class ActivityWatch:
                 self._clipboards.forget()
             if self._keyboard is not None:
                 self._keyboard.drain()
-        except xcffib.XcffibException:
-            self._lose()
+        except Exception as error:  # noqa: BLE001 - pictures go on, see _lose
+            self._lose(error)
 
     def look(self, at: int, clock: float, size: tuple[int, int]) -> list[Entry]:
         """What happened since the last look. at: event time; clock: monotonic seconds."""
-        if self._desk is None or clock - self._looked < LEAST_SECONDS:
+        if self._desk is None:
+            last, self._end = self._end, []
+            return last
+        if clock - self._looked < LEAST_SECONDS:
             return []
         entries: list[Entry] = []
         if not self._begun:
@@ -142,13 +148,23 @@ class ActivityWatch:
             self._begun, self._keys_from = True, at
         try:
             entries += self._look(self._desk, at, clock, size)
-        except xcffib.XcffibException:
-            self._lose()
+        except Exception as error:  # noqa: BLE001 - pictures go on, see _lose
+            self._lose(error)
         self._looked = clock
         return entries
 
-    def _lose(self) -> None:
-        log.warning("activity is out of sight: its connection is lost")
+    def _lose(self, error: Exception) -> None:
+        """Look no more, and say so in the recording: by its connection's loss, as when somebody
+        kills it, or by a mistake of ours."""
+        lost = isinstance(error, xcffib.XcffibException)
+        log.error("activity is not recorded any more", error=error, exc_info=not lost)
+        why = "the X server has ended its connection" if lost else f"it failed: {error!r}"
+        parts: dict[PartName, bool] = {
+            "windows": self._policy.windows, "clipboard": self._policy.clipboard != "off",
+            "files": self._policy.files, "keys": self._policy.keys != "disabled",
+        }  # fmt: skip
+        unseen = [Unseen(part=part, why=fit(why)) for part, wanted in parts.items() if wanted]
+        self._end = [Watching(policy=self._policy, unseen=unseen)]
         self.close()
 
     def _look(self, desk: Desk, at: int, clock: float, size: tuple[int, int]) -> list[Entry]:
