@@ -1,0 +1,145 @@
+"""The manager's states in the catalog: nodes, pools, payouts, and the clock of the log.
+
+    node_states, pool_states, payout_states   {_id, version, state: canonical JSON}
+    node_clock                                {_id: "heartbeats", version, state}
+
+What is told goes to the broker first; then the state is written, by a compare-and-set on its
+version, so that two managers never lose a change. A state knows the offset of the last record
+of each topic that is in it, so that none is applied twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from agents.node.management.outlet import Cause, Outlet, tell
+from agents.platform.catalog import Catalog, Document
+from agents.platform.retry import Transient
+from schemas.canonical import Strict, decode_any, encode
+from schemas.node_health import LogClock
+from schemas.node_payouts import PayoutState
+from schemas.node_pools import PoolState
+from schemas.node_states import NodeState, Step
+
+NODES, POOLS, PAYOUTS, CLOCKS = "node_states", "pool_states", "payout_states", "node_clock"
+AT_ONCE = 32
+Kept = TypeVar("Kept", NodeState, PoolState, PayoutState)
+Model = TypeVar("Model", bound=Strict)
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Overtaken(Transient):
+    """Another manager changed a state first: the record is handled again."""
+
+
+class KeptClock(Strict):
+    """The clock after the record at `position`."""
+
+    now: int
+    since: int
+    position: int
+    version: int = 0
+
+
+async def gather(call: Callable[[Item], Awaitable[Result]], items: Iterable[Item]) -> list[Result]:
+    """The results in order; AT_ONCE calls run at a time."""
+    room = asyncio.Semaphore(AT_ONCE)
+
+    async def one(item: Item) -> Result:
+        async with room:
+            return await call(item)
+
+    return await asyncio.gather(*(one(item) for item in items))
+
+
+def _read(model: type[Model], document: Document) -> Model:
+    found = decode_any(model, document["state"].encode())
+    return found.model_copy(update={"version": int(document["version"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Keeper:
+    """Reads and writes states. Every method raises Transient while catalog or broker fail."""
+
+    catalog: Catalog
+    outlet: Outlet
+
+    async def node(self, node: str) -> NodeState:
+        """A node's state; a new one when there is none."""
+        document = await self.catalog.get(NODES, node)
+        return NodeState(node=node) if document is None else _read(NodeState, document)
+
+    async def nodes(self) -> dict[str, NodeState]:
+        """All nodes by their ids."""
+        found = await self.catalog.find(NODES)
+        return {str(one["_id"]): _read(NodeState, one) for one in found}
+
+    async def some_nodes(self, names: Sequence[str]) -> dict[str, NodeState]:
+        """These nodes, new ones where there are none."""
+        if len(names) > AT_ONCE:
+            known = await self.nodes()
+            return {name: known.get(name, NodeState(node=name)) for name in names}
+        return dict(zip(names, await gather(self.node, names), strict=True))
+
+    async def pool(self, pool: str) -> PoolState | None:
+        document = await self.catalog.get(POOLS, pool)
+        return None if document is None else _read(PoolState, document)
+
+    async def pools(self) -> dict[str, PoolState]:
+        """All pools by their ids, disbanded ones, too."""
+        found = await self.catalog.find(POOLS)
+        return {str(one["_id"]): _read(PoolState, one) for one in found}
+
+    async def payout(self, payout: str) -> PayoutState | None:
+        document = await self.catalog.get(PAYOUTS, payout)
+        return None if document is None else _read(PayoutState, document)
+
+    async def payouts(self) -> list[PayoutState]:
+        """All requests to pay."""
+        return [_read(PayoutState, one) for one in await self.catalog.find(PAYOUTS)]
+
+    async def write(self, collection: str, key: str, state: Kept) -> None:
+        """Write a state over the version that it was made of; raises Overtaken."""
+        version = state.version + 1
+        fresh = state.model_copy(update={"version": version})
+        document = {"_id": key, "version": version, "state": encode(fresh).decode()}
+        if not await self.catalog.put_version(collection, document):
+            raise Overtaken(f"{collection} {key} was changed by another manager", retry_after=0)
+
+    async def write_nodes(
+        self, before: Mapping[str, NodeState], after: Iterable[NodeState]
+    ) -> None:
+        """Write those that are not as they were."""
+        changed = [one for one in after if one != before.get(one.node)]
+        await gather(lambda one: self.write(NODES, one.node, one), changed)
+
+    async def change(
+        self, node: str, topic: str, cause: Cause, change: Callable[[NodeState], Step]
+    ) -> None:
+        """Apply one record to one node; raises what `change` raises, before anything is told."""
+        before = await self.node(node)
+        if before.has(topic, cause.offset):
+            return
+        step = change(before)
+        await self.outlet.send(tell(step.events, cause))
+        if step.state != before:
+            await self.write(NODES, node, step.state.at(topic, cause.offset))
+
+    async def clock(self) -> KeptClock:
+        """The clock of the heartbeats' log, as far as it was kept."""
+        document = await self.catalog.get(CLOCKS, "heartbeats")
+        if document is None:
+            return KeptClock(now=0, since=0, position=-1)
+        return _read(KeptClock, document)
+
+    async def keep_clock(self, before: KeptClock, clock: LogClock, position: int) -> None:
+        """Keep the clock after a record; raises Overtaken."""
+        version = before.version + 1
+        state = KeptClock(now=clock.now, since=clock.since, position=position, version=version)
+        document = {"_id": "heartbeats", "version": version, "state": encode(state).decode()}
+        if not await self.catalog.put_version(CLOCKS, document):
+            raise Overtaken("the clock was changed by another manager", retry_after=0)
