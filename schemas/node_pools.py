@@ -128,7 +128,7 @@ def refreshed(
     seen = pool.seen or len(active) >= ENOUGH
     status = _status(pool, len(active), seen)
     after = pool.model_copy(update={"active": active, "seen": seen, "state": status})
-    events: list[Strict] = Field(default_factory=list)
+    events: list[Strict] = []
     if told or (status, active) != (pool.state, pool.active):
         events.append(PoolChanged(
             pool=pool.pool, state=status, members=after.members, active=active, reason=reason,

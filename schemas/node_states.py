@@ -292,7 +292,7 @@ def maintained(state: NodeState, now: int, *, told: bool = False) -> Step:
 
 def raised(state: NodeState, alert: Alert, at: int, reason: str) -> Step:
     """The same, with an alert; one that is raised already is not raised again."""
-    update: dict[str, object] = Field(default_factory=dict)
+    update: dict[str, object] = {}
     if alert in ("heartbeat_refused", "identity_claimed"):
         update["refused_at"] = at
     if alert in state.alerts:

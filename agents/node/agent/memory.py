@@ -103,6 +103,7 @@ class Memory:
             taken=[*(one.name for one in files if one.name in self._known.taken), *names],
         ))  # fmt: skip
         self._remove(file for file in files if file.name in self._known.taken)
+        self._known = self._known.model_copy(update={"taken": []})
         return self._known.counter, self._known.slots
 
     def _files(self) -> list[Path]:

@@ -62,11 +62,10 @@ def _read(model: type[Model], document: Document) -> Model:
 
 
 @dataclass(frozen=True, slots=True)
-class Keeper:
-    """Reads and writes states. Every method raises Transient while catalog or broker fail."""
+class States:
+    """Reads states. Every method raises CatalogUnreachable."""
 
     catalog: Catalog
-    outlet: Outlet
 
     async def node(self, node: str) -> NodeState:
         """A node's state; a new one when there is none."""
@@ -101,6 +100,13 @@ class Keeper:
     async def payouts(self) -> list[PayoutState]:
         """All requests to pay."""
         return [_read(PayoutState, one) for one in await self.catalog.find(PAYOUTS)]
+
+
+@dataclass(frozen=True, slots=True)
+class Keeper(States):
+    """Writes states, too. Every method raises Transient while catalog or broker fail."""
+
+    outlet: Outlet
 
     async def write(self, collection: str, key: str, state: Kept) -> None:
         """Write a state over the version that it was made of; raises Overtaken."""
