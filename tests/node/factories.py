@@ -56,9 +56,7 @@ def heartbeat(
     counter: int, time: int, node: str = "desk7", key: Signer | None = None,
     work: list[SlotWork] | None = None, **changes: int,
 ) -> HeartbeatSent:  # fmt: skip
-    beat = Beat(
-        node=node, counter=counter, time=time, figures=figures(**changes), work=work or []
-    )
+    beat = Beat(node=node, counter=counter, time=time, figures=figures(**changes), work=work or [])
     return sign_beat(key or signer(node), beat)
 
 

@@ -133,9 +133,7 @@ def test_a_clock_that_jumps_makes_nobody_late() -> None:
     back = ahead.at(BEGIN + 330 * SECOND)
     assert back == LogClock(BEGIN + 330 * SECOND, BEGIN + 330 * SECOND)
     # What was heard while the clock was ahead says nothing once it is right again.
-    early = take_heartbeat(
-        state, heartbeat(6, BEGIN + 7200 * SECOND), BEGIN + 7200 * SECOND
-    ).state
+    early = take_heartbeat(state, heartbeat(6, BEGIN + 7200 * SECOND), BEGIN + 7200 * SECOND).state
     later = back
     for seconds in range(345, 646, 15):
         later = later.at(BEGIN + seconds * SECOND)
