@@ -49,6 +49,11 @@ class Heartbeats:
                 bad[record.offset] = error
                 continue
             events.append((record, event))
+        async with self.keeper.working:
+            await self._take(events)
+        return bad
+
+    async def _take(self, events: Sequence[tuple[Record, HeartbeatEvent]]) -> None:
         kept = await self.keeper.clock()
         batch = _Batch(LogClock(kept.now, kept.since), kept.position)
         run: list[tuple[Record, HeartbeatSent]] = []
@@ -61,7 +66,6 @@ class Heartbeats:
             await self._tick(batch, record)
         await self._heartbeats(batch, run)
         await self._keep(kept, batch)
-        return bad
 
     async def _keep(self, kept: KeptClock, batch: _Batch) -> None:
         if batch.position > kept.position:

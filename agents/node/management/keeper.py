@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from agents.node.management.outlet import Cause, Outlet, tell
@@ -104,9 +104,14 @@ class States:
 
 @dataclass(frozen=True, slots=True)
 class Keeper(States):
-    """Writes states, too. Every method raises Transient while catalog or broker fail."""
+    """Writes states, too. Every method raises Transient while catalog or broker fail.
+
+    working: held from reading a state to writing it, so that the topics of one manager do not
+    overtake each other; another manager is met by the compare-and-set.
+    """
 
     outlet: Outlet
+    working: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def write(self, collection: str, key: str, state: Kept) -> None:
         """Write a state over the version that it was made of; raises Overtaken."""
@@ -127,6 +132,12 @@ class Keeper(States):
         self, node: str, topic: str, cause: Cause, change: Callable[[NodeState], Step]
     ) -> None:
         """Apply one record to one node; raises what `change` raises, before anything is told."""
+        async with self.working:
+            await self._change(node, topic, cause, change)
+
+    async def _change(
+        self, node: str, topic: str, cause: Cause, change: Callable[[NodeState], Step]
+    ) -> None:
         before = await self.node(node)
         if before.has(topic, cause.offset):
             return

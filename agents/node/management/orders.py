@@ -40,7 +40,10 @@ class Orders:
 
     async def handle(self, command: NodeCommand, record: Record) -> None:
         """Carry a command out and answer it. Raises Transient."""
-        cause = Cause.of(record, command.id)
+        async with self.keeper.working:
+            await self._handle(command, Cause.of(record, command.id))
+
+    async def _handle(self, command: NodeCommand, cause: Cause) -> None:
         try:
             if command.action.startswith("pool_"):
                 await self._pool(command, cause)
