@@ -56,30 +56,20 @@ class Day:
     def __init__(self, cells: Iterable[int] = ()) -> None:
         self.cells = array("q", cells or bytes(8 * FIELDS * SLOTS_A_DAY))
 
-    def raise_to(self, index: int, relay: int, proofs: int, signatures: int) -> None:
-        """Take the larger of what is known and what is told of a slot."""
-        at = index * FIELDS
-        cells = self.cells
-        for place, value in ((at, relay), (at + 1, proofs), (at + 2, signatures)):
-            if value > cells[place]:
-                cells[place] = value
-
-    def beat(self, index: int, bits: int) -> None:
-        """Set the minutes of a slot in which a heartbeat came."""
-        self.cells[index * FIELDS + 3] |= bits
-
-    def row(self, index: int) -> Row:
-        at = index * FIELDS
-        relay, proofs, signatures, bits = self.cells[at : at + FIELDS]
-        return relay, proofs, signatures, bits
-
-    def take(self, data: WorkCounted) -> None:
-        """Count an event of this day."""
-        start = data.day * SLOTS_A_DAY
+    def take(self, data: WorkCounted) -> bool:
+        """Count an event of this day; whether it says anything new."""
+        cells, start, new = self.cells, data.day * SLOTS_A_DAY, False
         for one in data.work:
-            self.raise_to(one.slot - start, one.relay_bytes, one.storage_proofs, one.signatures)
+            at = (one.slot - start) * FIELDS
+            told = (one.relay_bytes, one.storage_proofs, one.signatures)
+            for place, value in enumerate(told, at):
+                if value > cells[place]:
+                    cells[place], new = value, True
         if data.beat_slot is not None:
-            self.beat(data.beat_slot - start, data.beats)
+            at = (data.beat_slot - start) * FIELDS + 3
+            if data.beats & ~cells[at]:
+                cells[at], new = cells[at] | data.beats, True
+        return new
 
 
 class Ledger:
@@ -90,7 +80,7 @@ class Ledger:
 
     def take(self, data: WorkCounted) -> None:
         """Count an event; one that was counted changes nothing."""
-        if not _fits(data):
+        if not fits(data):
             return
         key = (data.node, data.day)
         day = self._days.get(key)
@@ -111,7 +101,7 @@ class Ledger:
         return statement(node, first, behind, rows_of(days, first, behind))
 
 
-def _fits(data: WorkCounted) -> bool:
+def fits(data: WorkCounted) -> bool:
     """Whether all slots are of the event's day; the manager writes no others."""
     slots = [one.slot for one in data.work]
     slots += [] if data.beat_slot is None else [data.beat_slot]
