@@ -88,6 +88,10 @@ class Ledger:
             day = self._days[key] = Day()
         day.take(data)
 
+    def put(self, node: str, number: int, day: Day) -> None:
+        """Take a day that was counted before."""
+        self._days[(node, number)] = day
+
     @property
     def nodes(self) -> list[str]:
         return sorted({node for node, _ in self._days})
