@@ -8,7 +8,7 @@ from array import array
 
 from agents.node.management.agent import build
 from agents.node.management.keeper import NODES as COLLECTION
-from agents.node.management.keeper import States
+from agents.node.management.keeper import Shelves, States
 from agents.node.management.settings import NodeManagementSettings
 from agents.platform.catalog import Catalog
 from agents.platform.contract import apply_contract, load_contract
@@ -16,7 +16,6 @@ from agents.platform.producer import Producer
 from agents.platform.service import make_service, serve
 from agents.platform.settings import Settings
 from bench.services import on_own_stack
-from schemas.canonical import encode
 from schemas.node_base import SECOND
 from schemas.node_credits import FIELDS, WINDOW_SLOTS, Day, Ledger, statement_bytes
 from schemas.node_events import WorkCounted, WorkEvent
@@ -59,7 +58,7 @@ def _node(name: str) -> NodeState:
         host="h", hardware=Hardware(cpus=1, memory_bytes=1, disk_bytes=1), max_sessions=1,
         challenge="ab" * 32, answer_by=0, decide_by=0, shown=True, reason="bench",
     )  # fmt: skip
-    return NodeState(node=name, version=1, state="approved", registration=known)
+    return NodeState(node=name, state="approved", registration=known)
 
 
 def _pure() -> dict[str, float]:
@@ -129,9 +128,8 @@ async def _served(settings: Settings) -> dict[str, float]:
     contract = load_contract(settings)
     await apply_contract(settings, contract)
     async with Catalog(settings) as catalog, Producer(settings, contract.limits) as producer:
-        for name in (f"n{number:04d}" for number in range(COUNT)):
-            state = _node(name)
-            document = {"_id": name, "version": 1, "state": encode(state).decode()}
+        made = (_node(f"n{number:04d}") for number in range(COUNT))
+        for document in Shelves([]).changed(made):
             await catalog.insert(COLLECTION, document)
         place = contract.topic("node.heartbeats").full_name
         sendings = []

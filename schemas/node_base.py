@@ -6,6 +6,7 @@ registration (schemas/node_registration.py); the key, not the id, is who the nod
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -19,6 +20,7 @@ from schemas.notes import Verifier
 
 SECOND = 1_000_000
 """Microseconds."""
+SHELVES = 16
 CLOCK = ".clock"
 """The subject of ticks; no node can be called so."""
 _LABEL = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
@@ -65,6 +67,15 @@ class NodeTopicEvent(Event):
         if event.subject != subject_of(event.data):
             raise InvalidEvent(f"event {event.id} speaks of something else than its subject")
         return event
+
+
+def shelf_of(node: str) -> str:
+    """Which of 16 documents a node stands in.
+
+    A catalog that reads a whole collection to find or replace one document of it does that 16
+    times for a batch of heartbeats, not once for each node.
+    """
+    return f"{hashlib.sha256(node.encode()).digest()[0] % SHELVES:02d}"
 
 
 def subject_of(data: Strict) -> str:

@@ -88,7 +88,6 @@ class NodeState(Strict):
     """
 
     node: NodeId
-    version: Amount = 0
     positions: dict[str, int] = Field(default_factory=dict)
     state: Registration | None = None
     registration: Open | None = None

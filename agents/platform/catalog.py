@@ -64,7 +64,8 @@ PROJECTED = frozenset(
 )
 """Names that stand for another collection."""
 PACKED = {"chunk_pages": "chunks", "session_events": "events", "audit": "entries",
-          "receipts": "receipts", "payouts": "payouts"}  # fmt: skip
+          "receipts": "receipts", "payouts": "payouts",
+          "node_figures": "nodes", "node_work": "nodes"}  # fmt: skip
 """Fields that hold many entries, stored as JSON text: what a catalog does with a document then
 depends on its bytes and not on its thousands of fields."""
 _DUPLICATE = 11000

@@ -163,7 +163,7 @@ def list_nodes(as_json: AsJson = False) -> None:
 
 def facts(state: NodeState, homes: dict[str, str]) -> dict[str, Any]:
     """A node for machines; the challenge is nobody's business."""
-    found = state.model_dump(mode="json", exclude={"positions", "signature", "version"})
+    found = state.model_dump(mode="json", exclude={"positions", "signature"})
     if found["registration"] is not None:
         del found["registration"]["challenge"]
     return {**found, "pool": homes.get(state.node), "active": state.active}

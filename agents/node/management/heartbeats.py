@@ -82,8 +82,8 @@ class Heartbeats:
         if not run:
             return
         names = list(dict.fromkeys(sent.node for _, sent in run))
-        before = await self.keeper.some_nodes(names)
-        now: dict[str, NodeState] = dict(before)
+        shelves = await self.keeper.shelves(names)
+        now = {name: shelves.node(name) for name in names}
         told: list[Told] = []
         for record, sent in run:
             cause = self._advance(batch, record)
@@ -95,7 +95,7 @@ class Heartbeats:
             if step.state != state:
                 now[sent.node] = step.state.at(TOPIC, record.offset)
         await self.keeper.outlet.send(told)
-        await self.keeper.write_nodes(before, now.values())
+        await self.keeper.write_nodes(shelves, now.values())
 
     def _one(self, state: NodeState, sent: HeartbeatSent, cause: Cause) -> Step:
         try:
@@ -110,10 +110,10 @@ class Heartbeats:
     async def _tick(self, batch: _Batch, record: Record) -> None:
         """The clock went on: who is silent, in maintenance, and what that makes of pools."""
         cause = self._advance(batch, record)
-        before = await self.keeper.nodes()
-        now: dict[str, NodeState] = dict(before)
+        shelves = await self.keeper.shelves()
+        now = shelves.all()
         told: list[Told] = []
-        for name, state in before.items():
+        for name, state in [*now.items()]:
             if state.has(TOPIC, record.offset):
                 continue
             step = aged(state, batch.clock, self.rules)
@@ -121,7 +121,7 @@ class Heartbeats:
                 told += tell(step.events, cause)
                 now[name] = step.state.at(TOPIC, record.offset)
         await self.keeper.outlet.send(told)
-        await self.keeper.write_nodes(before, now.values())
+        await self.keeper.write_nodes(shelves, now.values())
         await self._pools(now, batch.clock.now, cause)
         self.metrics.seen(now)
 

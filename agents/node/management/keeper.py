@@ -1,17 +1,19 @@
 """The manager's states in the catalog: nodes, pools, payouts, and the clock of the log.
 
-    node_states, pool_states, payout_states   {_id, version, state: canonical JSON}
-    node_clock                                {_id: "heartbeats", version, state}
+    node_states                  {_id: 00 to 15, version, nodes: {node: canonical JSON}}, as JSON
+    pool_states, payout_states   {_id, version, state: canonical JSON}
+    node_clock                   {_id: "heartbeats", version, state}
 
 What is told goes to the broker first; then the state is written, by a compare-and-set on its
-version, so that two managers never lose a change. A state knows the offset of the last record
-of each topic that is in it, so that none is applied twice.
+document's version, so that two managers never lose a change. A state knows the offset of the
+last record of each topic that is in it, so that none is applied twice.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+import json
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -19,6 +21,7 @@ from agents.node.management.outlet import Cause, Outlet, tell
 from agents.platform.catalog import Catalog, Document
 from agents.platform.retry import Transient
 from schemas.canonical import Strict, decode_any, encode
+from schemas.node_base import shelf_of
 from schemas.node_health import LogClock
 from schemas.node_payouts import PayoutState
 from schemas.node_pools import PoolState
@@ -26,7 +29,7 @@ from schemas.node_states import NodeState, Step
 
 NODES, POOLS, PAYOUTS, CLOCKS = "node_states", "pool_states", "payout_states", "node_clock"
 AT_ONCE = 32
-Kept = TypeVar("Kept", NodeState, PoolState, PayoutState)
+Kept = TypeVar("Kept", PoolState, PayoutState)
 Model = TypeVar("Model", bound=Strict)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -61,6 +64,47 @@ def _read(model: type[Model], document: Document) -> Model:
     return found.model_copy(update={"version": int(document["version"])})
 
 
+class Shelves:
+    """Documents of nodes as they were read; a node is parsed when it is asked for."""
+
+    def __init__(self, documents: Iterable[Document]) -> None:
+        self._versions: dict[str, int] = {}
+        self._texts: dict[str, dict[str, str]] = {}
+        for one in documents:
+            self._versions[one["_id"]] = int(one["version"])
+            self._texts[one["_id"]] = json.loads(one["nodes"])
+        self._read: dict[str, NodeState] = {}
+
+    def node(self, name: str) -> NodeState:
+        """A node's state; a new one when there is none."""
+        if name not in self._read:
+            text = self._texts.get(shelf_of(name), {}).get(name)
+            self._read[name] = (
+                NodeState(node=name) if text is None else decode_any(NodeState, text.encode())
+            )
+        return self._read[name]
+
+    def all(self) -> dict[str, NodeState]:
+        """All nodes of these documents, by their ids."""
+        return {
+            name: self.node(name) for name in sorted(n for t in self._texts.values() for n in t)
+        }
+
+    def changed(self, after: Iterable[NodeState]) -> list[Document]:
+        """The next versions of the documents that have any of these changed."""
+        fresh: dict[str, dict[str, str]] = {}
+        for state in after:
+            if state != self.node(state.node):
+                name = shelf_of(state.node)
+                texts = fresh.setdefault(name, dict(self._texts.get(name, {})))
+                texts[state.node] = encode(state).decode()
+        return [
+            {"_id": name, "version": self._versions.get(name, 0) + 1,
+             "nodes": json.dumps(texts, separators=(",", ":"))}
+            for name, texts in fresh.items()
+        ]  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class States:
     """Reads states. Every method raises CatalogUnreachable."""
@@ -69,20 +113,21 @@ class States:
 
     async def node(self, node: str) -> NodeState:
         """A node's state; a new one when there is none."""
-        document = await self.catalog.get(NODES, node)
-        return NodeState(node=node) if document is None else _read(NodeState, document)
+        return (await self.shelves([node])).node(node)
 
     async def nodes(self) -> dict[str, NodeState]:
         """All nodes by their ids."""
-        found = await self.catalog.find(NODES)
-        return {str(one["_id"]): _read(NodeState, one) for one in found}
+        return (await self.shelves()).all()
 
-    async def some_nodes(self, names: Sequence[str]) -> dict[str, NodeState]:
-        """These nodes, new ones where there are none."""
-        if len(names) > AT_ONCE:
-            known = await self.nodes()
-            return {name: known.get(name, NodeState(node=name)) for name in names}
-        return dict(zip(names, await gather(self.node, names), strict=True))
+    async def shelves(self, nodes: Iterable[str] | None = None) -> Shelves:
+        """Where these nodes stand, or all of them."""
+        if nodes is None:
+            return Shelves(await self.catalog.find(NODES))
+        names = sorted({shelf_of(node) for node in nodes})
+        if len(names) > 4:  # one look at all of them is cheaper
+            return Shelves(await self.catalog.find(NODES))
+        found = await gather(lambda name: self.catalog.get(NODES, name), names)
+        return Shelves([one for one in found if one is not None])
 
     async def pool(self, pool: str) -> PoolState | None:
         document = await self.catalog.get(POOLS, pool)
@@ -121,12 +166,16 @@ class Keeper(States):
         if not await self.catalog.put_version(collection, document):
             raise Overtaken(f"{collection} {key} was changed by another manager", retry_after=0)
 
-    async def write_nodes(
-        self, before: Mapping[str, NodeState], after: Iterable[NodeState]
-    ) -> None:
-        """Write those that are not as they were."""
-        changed = [one for one in after if one != before.get(one.node)]
-        await gather(lambda one: self.write(NODES, one.node, one), changed)
+    async def write_nodes(self, shelves: Shelves, after: Iterable[NodeState]) -> None:
+        """Write those that are not as they were on their shelves; raises Overtaken."""
+
+        async def put(document: Document) -> None:
+            if not await self.catalog.put_version(NODES, document):
+                raise Overtaken(
+                    f"{NODES} {document['_id']} was changed by another manager", retry_after=0
+                )
+
+        await gather(put, shelves.changed(after))
 
     async def change(
         self, node: str, topic: str, cause: Cause, change: Callable[[NodeState], Step]
@@ -138,13 +187,14 @@ class Keeper(States):
     async def _change(
         self, node: str, topic: str, cause: Cause, change: Callable[[NodeState], Step]
     ) -> None:
-        before = await self.node(node)
+        shelves = await self.shelves([node])
+        before = shelves.node(node)
         if before.has(topic, cause.offset):
             return
         step = change(before)
         await self.outlet.send(tell(step.events, cause))
         if step.state != before:
-            await self.write(NODES, node, step.state.at(topic, cause.offset))
+            await self.write_nodes(shelves, [step.state.at(topic, cause.offset)])
 
     async def clock(self) -> KeptClock:
         """The clock of the heartbeats' log, as far as it was kept."""

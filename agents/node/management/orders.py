@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from agents.node.management.keeper import NODES, PAYOUTS, POOLS, Keeper
+from agents.node.management.keeper import PAYOUTS, POOLS, Keeper
 from agents.node.management.outlet import Cause, tell
 from agents.platform.lanes import Record
 from schemas.canonical import Strict
@@ -65,7 +65,8 @@ class Orders:
         await self.keeper.outlet.send([*tell(events, cause), *tell([done], cause)])
 
     async def _node(self, command: NodeCommand, cause: Cause) -> None:
-        before = await self.keeper.node(str(command.node))
+        shelves = await self.keeper.shelves([str(command.node)])
+        before = shelves.node(str(command.node))
         changes: dict[str, Callable[[NodeState], Step]] = {
             "approve": lambda state: approve(state, command, cause.at),
             "reject": lambda state: reject(state, command),
@@ -77,7 +78,7 @@ class Orders:
             step = changes[command.action](before)
         await self._answer(command, cause, *step.events)
         if step.state != before:
-            await self.keeper.write(NODES, before.node, step.state.at(TOPIC, cause.offset))
+            await self.keeper.write_nodes(shelves, [step.state.at(TOPIC, cause.offset)])
 
     async def _pool(self, command: NodeCommand, cause: Cause) -> None:
         name = str(command.pool)

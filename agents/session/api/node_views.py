@@ -1,11 +1,13 @@
 """The views of nodes that the API reads; docs/formats/views.md.
 
-nodes          {_id: node, state, health, …}              from node.lifecycle
-node_figures   {_id: node, counter, time, figures}        from node.metrics
-node_alerts    {_id: node or pool, alerts: {name: …}}     from node.alerts
-pools          {_id: pool, state, members, …}             from node.pools
-node_work      {_id: "<node>/<day>", cells}               from node.work
-payouts        {_id: node, payouts: {id: …}}              from node.work
+    nodes          {_id: node, state, health, …}              from node.lifecycle
+    node_figures   {_id: shelf, nodes: {node: …}}             from node.metrics
+    node_alerts    {_id: node or pool, alerts: {name: …}}     from node.alerts
+    pools          {_id: pool, state, members, …}             from node.pools
+    node_work      {_id: "<day>/<shelf>", nodes: {node: …}}   from node.work
+    payouts        {_id: node, payouts: {id: …}}              from node.work
+
+What changes with every heartbeat stands in few documents, see `shelf_of`.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from zlib import compress, decompress
 from agents.platform.catalog import Document
 from agents.platform.folding import Folding
 from agents.platform.projections import Projection, Record
+from schemas.node_base import shelf_of
 from schemas.node_credits import Day, fits
 from schemas.node_events import (
     AlertChanged,
@@ -79,14 +82,16 @@ class NodeFigures(Folding[MetricsEvent]):
     kind = MetricsEvent
 
     def subject(self, event: MetricsEvent, record: Record) -> str | None:
-        return event.subject
+        return shelf_of(event.subject)
 
     def apply(self, document: Document, event: MetricsEvent, record: Record) -> Document:
         data = event.data
         assert isinstance(data, MetricsTaken)
-        if data.counter <= document.get("counter", -1):
+        nodes = document.get("nodes", {})
+        if data.counter <= nodes.get(data.node, {}).get("counter", -1):
             return document
-        return {**document, **_fields(data, "node"), "taken_at": event.micros}
+        entry = {**_fields(data, "node"), "taken_at": event.micros}
+        return {**document, "nodes": {**nodes, data.node: entry}}
 
 
 class NodeAlerts(Folding[AlertEvent]):
@@ -132,8 +137,8 @@ class Pools(Folding[PoolEvent]):
 
 
 def work_key(node: str, day: int) -> str:
-    """The `_id` of a node's work of a day."""
-    return f"{node}/{day}"
+    """The `_id` of the document that has a node's work of a day."""
+    return f"{day}/{shelf_of(node)}"
 
 
 def pack(day: Day) -> str:
@@ -141,12 +146,13 @@ def pack(day: Day) -> str:
     return b64encode(compress(day.cells.tobytes(), 1)).decode()
 
 
-def unpack(document: Document | None) -> Day:
-    """The day of a stored document; an empty one without it."""
-    if document is None or "cells" not in document:
+def unpack(document: Document | None, node: str) -> Day:
+    """A node's day in a document; an empty one if it has none there."""
+    text = (document or {}).get("nodes", {}).get(node)
+    if text is None:
         return Day()
     cells = array("q")
-    cells.frombytes(decompress(b64decode(document["cells"])))
+    cells.frombytes(decompress(b64decode(text)))
     return Day(cells)
 
 
@@ -166,10 +172,11 @@ class NodeWork(Folding[WorkEvent]):
     def apply(self, document: Document, event: WorkEvent, record: Record) -> Document:
         data = event.data
         assert isinstance(data, WorkCounted)
-        day = unpack(document)
+        day = unpack(document, data.node)
         if not day.take(data):
             return document
-        return {**document, "node": data.node, "day": data.day, "cells": pack(day)}
+        nodes = {**document.get("nodes", {}), data.node: pack(day)}
+        return {**document, "nodes": nodes}
 
 
 class Payouts(Folding[WorkEvent]):

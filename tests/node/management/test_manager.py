@@ -83,7 +83,7 @@ async def test_bad_heartbeats_and_another_key_are_told_and_change_nothing(house:
     told = [(one.correlation, one.data.code) for one in refused
             if isinstance(one.data, RegistrationRefused)]  # fmt: skip
     assert told == [(registration, "IdTaken")]
-    assert (await house.states.node("stranger")).version == 0
+    assert (await house.states.node("stranger")).state is None
     letters = house.contract.topic("dead.letters").full_name
     found = {
         from_kafka(raw.key, raw.headers, raw.value).topic.removeprefix(house.settings.topic_prefix)

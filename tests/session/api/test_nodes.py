@@ -216,8 +216,8 @@ async def test_work_in_any_order_and_twice_makes_the_same_document() -> None:
     plain = await folded(node_views.NODE_WORK, [*work()])
     random.Random(3).shuffle(events)
     mixed = await folded(node_views.NODE_WORK, events)
-    assert {key: one["cells"] for key, one in plain.items()} == {
-        key: one["cells"] for key, one in mixed.items()
+    assert {key: one["nodes"] for key, one in plain.items()} == {
+        key: one["nodes"] for key, one in mixed.items()
     }
     bad = work()[0].model_copy(update={"day": 1})
     assert node_views.NODE_WORK.key(record(bad, 0)) is None  # type: ignore[arg-type]

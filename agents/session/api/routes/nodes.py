@@ -19,6 +19,7 @@ from agents.session.api.guard import BASE, ReaderOf
 from agents.session.api.node_views import unpack, work_key
 from agents.session.api.problems import ApiProblem, Code, responses
 from agents.session.api.support import json_bytes, read_cursor, reply, write_cursor
+from schemas.node_base import shelf_of
 from schemas.node_credits import WINDOW_SLOTS, rows_of, statement, statement_bytes
 from schemas.node_events import Health, Registration
 from schemas.node_health import SLOTS_A_DAY
@@ -66,13 +67,11 @@ async def one_node(request: Request, who: ReaderOf, node: Node) -> Response:
     api = api_of(request)
     found = await _node(api, node)
     figures, alerts, homes = await asyncio.gather(
-        api.catalog.get("node_figures", node), _alerts(api, node), _homes(api)
+        api.catalog.get("node_figures", shelf_of(node)), _alerts(api, node), _homes(api)
     )
     names = ("key", "hardware", "max_sessions", "registration", "reason", "decide_by",
              "state_since")  # fmt: skip
-    latest = None
-    if figures is not None:
-        latest = {name: figures[name] for name in ("counter", "time", "taken_at", "figures")}
+    latest = (figures or {}).get("nodes", {}).get(node)
     body = {
         **_item(found, homes), **{name: found[name] for name in names},
         "misses": found.get("misses", 0), "health_since": found.get("health_since"),
@@ -102,7 +101,9 @@ async def node_credits(
     found = await asyncio.gather(
         *(api.catalog.get("node_work", work_key(node, day)) for day in days)
     )
-    known = {day: unpack(one) for day, one in zip(days, found, strict=True) if one is not None}
+    known = {
+        day: unpack(one, node) for day, one in zip(days, found, strict=True) if one is not None
+    }
     made = statement(node, first, behind, rows_of(known, first, behind))
     payouts = (await api.catalog.get("payouts", node) or {}).get("payouts", {})
     body = {
