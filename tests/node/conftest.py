@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -19,6 +20,7 @@ from agents.node.management.settings import NodeManagementSettings
 from agents.platform.catalog import Catalog
 from agents.platform.contract import Contract, apply_contract, load_contract
 from agents.platform.producer import Producer
+from agents.platform.retry import Unreachable
 from agents.platform.service import Service, make_service, serve
 from agents.platform.settings import Settings
 from agents.platform.topic_reader import read_topic
@@ -32,7 +34,7 @@ from schemas.node_states import NodeState
 from tests.conftest import Stack
 from tests.node.factories import command, heartbeat, request, signer
 
-QUICK = {"tick_every": 0.1, "interval": 0.4, "stale_after": 1.5, "misses": 2, "cooldown": 0.0}
+QUICK = {"tick_every": 0.1, "interval": 1.0, "stale_after": 1.5, "misses": 2, "cooldown": 0.0}
 KINDS: dict[str, type[NodeTopicEvent]] = {
     "node.registration": RegistrationEvent, "node.heartbeats": HeartbeatEvent, **BY_TOPIC,
 }  # fmt: skip
@@ -81,12 +83,16 @@ class House:
             assert found.setdefault(event.id, event) == event
         return [one for one in found.values() if not kinds or isinstance(one.data, kinds)]
 
-    async def until(self, check: Callable[[], Awaitable[Any]], seconds: float = 20) -> Any:
-        """The first true result."""
+    async def until(
+        self, check: Callable[[], Awaitable[Any]], seconds: float = 40, every: float = 0.05
+    ) -> Any:
+        """The first true result; a server that is busy is asked again."""
         async with asyncio.timeout(seconds):
-            while not (found := await check()):
-                await asyncio.sleep(0.03)
-        return found
+            while True:
+                with contextlib.suppress(Unreachable):
+                    if found := await check():
+                        return found
+                await asyncio.sleep(every)
 
     async def node(self, name: str, check: Callable[[NodeState], Any]) -> NodeState:
         """A node's state, once it is so."""
@@ -106,19 +112,21 @@ class House:
                 if one.correlation == made.id and hasattr(one.data, "action")
             ]  # fmt: skip
 
-        return (await self.until(look))[0]
+        return (await self.until(look, every=0.3))[0]
 
     async def take_in(self, name: str) -> None:
         """A node from its request to its approval."""
         registration, _ = await self.send(request(name, signer(name)))
 
-        async def challenge() -> Any:
-            return [
-                one.data for one in await self.events("node.registration", ChallengeIssued)
-                if isinstance(one.data, ChallengeIssued) and one.data.registration == registration
-            ]  # fmt: skip
-
-        (issued,) = await self.until(challenge)
+        state = await self.node(
+            name, lambda one: one.registration and one.registration.id == registration
+        )
+        known = state.registration
+        assert known is not None
+        issued = ChallengeIssued(
+            node=name, registration=registration, challenge=known.challenge,
+            answer_by=known.answer_by, decide_by=known.decide_by,
+        )  # fmt: skip
         await self.send(answer(signer(name), issued))
         await self.node(name, lambda state: state.state == "verified")
         await self.order("approve", node=name)

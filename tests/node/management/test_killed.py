@@ -66,10 +66,10 @@ async def test_a_manager_that_is_killed_in_the_middle_loses_and_repeats_nothing(
 
         async def active() -> PoolState | None:
             pool = await house.states.pool("p")
-            return pool if pool is not None and pool.state == "active" else None
+            whole = pool is not None and (pool.state, pool.members) == ("active", NODES)
+            return pool if whole else None
 
-        pool = await house.until(active)
-        assert pool.members == NODES
+        await house.until(active)
     finally:
         await kill(process)
     # House.events checks that what was told twice was told in the same words.

@@ -103,7 +103,7 @@ async def test_a_pool_is_active_and_loses_its_members_at_once(house: House) -> N
 
         return await house.until(look)
 
-    async with managing(house, stale_after=2.5):
+    async with managing(house, stale_after=4.0):
         for name in names:
             await house.take_in(name)
         await house.order("pool_create", pool="p")
