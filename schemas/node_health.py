@@ -94,14 +94,17 @@ def take_heartbeat(state: NodeState, sent: HeartbeatSent, at: int) -> Step:
         check_beat(known.key, sent)
     except InvalidSignature as error:
         raise NodeRefused("BadSignature", error.what) from error
-    if beat.counter <= state.counter:
-        raise NodeRefused("Replayed", f"counter {beat.counter} is not over {state.counter}")
+    # The counter is the key's: a node that was taken in with another one begins anew.
+    last = state.counter if state.heard_key == known.key else -1
+    if beat.counter <= last:
+        raise NodeRefused("Replayed", f"counter {beat.counter} is not over {last}")
     if abs(beat.time - at) > MAX_SKEW:
         apart = (beat.time - at) / SECOND
         raise NodeRefused("ClockSkew", f"its time is {apart:+.0f} s from when it came")
     _check_work(beat.work, beat.time // SLOT)
     after = state.model_copy(update={
         "counter": beat.counter, "signature": sent.signature, "last_heard": at,
+        "heard_key": known.key,
         "figures": beat.figures, "health": "healthy", "misses": 0,
     })  # fmt: skip
     events: list[Strict] = [

@@ -83,8 +83,9 @@ class Open(Strict):
 class NodeState(Strict):
     """All that the manager knows of a node.
 
-    positions: the offset of the last record of each topic that is in it. counter, signature:
-    of the newest good heartbeat; last_heard: when the broker took it. alerts: since when.
+    positions: the offset of the last record of each topic that is in it. counter, signature,
+    heard_key: of the newest good heartbeat; last_heard: when the broker took it. alerts: since
+    when.
     """
 
     node: NodeId
@@ -96,6 +97,7 @@ class NodeState(Strict):
     last_heard: Micros | None = None
     counter: int = -1
     signature: str = ""
+    heard_key: str = ""
     figures: Figures | None = None
     windows: list[Window] = Field(default_factory=list)
     in_maintenance: bool = False
@@ -215,8 +217,10 @@ def reject(state: NodeState, command: NodeCommand) -> Step:
         raise NodeRefused("NoSuchNode", f"there is no node {state.node}")
     if state.state == "rejected":
         return Step(state)
-    fresh = state.model_copy(update={"health": "unknown", "misses": 0})
-    return _changed(fresh, "rejected", known.model_copy(update={"reason": command.reason}))
+    calm = resolved(state, ("node_stale", "node_offline"), "the node was rejected")
+    fresh = calm.state.model_copy(update={"health": "unknown", "misses": 0})
+    out = _changed(fresh, "rejected", known.model_copy(update={"reason": command.reason}))
+    return Step(out.state, (*out.events, *calm.events))
 
 
 def deadline(state: NodeState) -> int:

@@ -22,7 +22,7 @@ from schemas.node_health import (
     take_heartbeat,
 )
 from schemas.node_heartbeats import SLOT, HeartbeatSent
-from schemas.node_states import NodeRefused, NodeState, Step, end_maintenance, plan
+from schemas.node_states import NodeRefused, NodeState, Step, end_maintenance, plan, reject
 from tests.node.factories import BEGIN, approved, command, heartbeat, ids, signer, slot_work
 
 RULES = Rules()
@@ -108,6 +108,24 @@ def test_the_same_heartbeat_again_is_no_replay_and_an_older_one_is() -> None:
     assert take_heartbeat(state, first, BEGIN + 1) == Step(state)
     newer = take_heartbeat(state, heartbeat(6, BEGIN + MINUTE), BEGIN + MINUTE).state
     assert cause(newer, first, BEGIN + MINUTE) == "Replayed"
+
+
+def test_a_node_that_comes_back_with_another_key_counts_anew() -> None:
+    state = alive(counter=900)
+    assert state.registration is not None
+    moved = state.registration.model_copy(update={"key": str(signer("new").verifier)})
+    other = state.model_copy(update={"registration": moved})
+    taken = take_heartbeat(other, heartbeat(1, BEGIN, key=signer("new")), BEGIN).state
+    assert taken.counter == 1
+    assert cause(taken, heartbeat(1, BEGIN + 1, key=signer("new")), BEGIN) == "Replayed"
+    assert cause(taken, heartbeat(901, BEGIN), BEGIN) == "BadSignature"
+
+
+def test_a_rejected_node_leaves_no_alert_of_its_health() -> None:
+    gone = tick(alive(), BEGIN + 3600 * SECOND).state
+    out = reject(gone, command("reject", node="desk7"))
+    assert alerts(out) == [("node_offline", "resolved")]
+    assert (out.state.alerts, out.state.health) == ({}, "unknown")
 
 
 def test_many_refused_heartbeats_are_one_alert_that_goes_when_they_stop() -> None:

@@ -4,11 +4,13 @@
     HOME/node/work/*.json   put there by programs on the node, whole (write, then rename):
                             {"kind": "relay_bytes", "amount": 5000000, "time": microseconds}
 
-A counter is on disk before its heartbeat is sent, so that none is ever used twice. A work file
+A counter is the time in microseconds or, where the clock went back, one more than the last;
+it is on disk before its heartbeat is sent. So none is used twice, and a node whose file is
+lost goes on without being taken for a replay. A work file
 is counted once: its name is on disk together with what it adds, and only then it is removed.
 
 LucidError
-└── MemoryUnreadable    the file is damaged; a lower counter would be refused as a replay
+└── MemoryUnreadable    the file is damaged, and work may be lost with it
 """
 
 from __future__ import annotations
@@ -72,7 +74,7 @@ class Memory:
         except (OSError, FormatError) as error:
             raise MemoryUnreadable(
                 f"cannot read {self._path}: {error}",
-                hint="Restore it, or register the node under another id",
+                hint="Restore or remove it; the work of the last hour is then not told",
             ) from error
 
     @property
@@ -99,7 +101,7 @@ class Memory:
         # One slot less than the manager takes: the newest may be over when it comes.
         kept = sorted(slot for slot in slots if newest - LATE_SLOTS < slot <= newest)
         self._write(Remembered(
-            counter=self._known.counter + 1, slots=[slots[one] for one in kept],
+            counter=max(self._known.counter + 1, now), slots=[slots[one] for one in kept],
             taken=[*(one.name for one in files if one.name in self._known.taken), *names],
         ))  # fmt: skip
         self._remove(file for file in files if file.name in self._known.taken)

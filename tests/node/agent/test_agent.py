@@ -54,10 +54,10 @@ async def test_an_agent_registers_beats_and_tells_its_work_once(house: House) ->
         async with agent(house):
             await house.node("desk7", lambda one: one.state == "verified")
             await house.order("approve", node="desk7")
-            await house.node("desk7", lambda one: one.counter >= 3)
+            await house.node("desk7", lambda one: one.counter > 0)
         before = await house.states.node("desk7")
         async with agent(house):  # approved already, and its counter goes on
-            await house.node("desk7", lambda one: one.counter >= before.counter + 2)
+            await house.node("desk7", lambda one: one.counter > before.counter)
             await house.order("reject", node="desk7")
             await house.node("desk7", lambda one: one.state == "rejected")
             await house.node("desk7", lambda one: one.state == "verified")
@@ -126,7 +126,7 @@ async def test_the_commands_from_registering_to_a_payout(house: House, lucid: An
         assert "is approved" in await lucid("approve", name, "--key", key)
         assert json.loads(await lucid("register", "--json"))["state"] == "approved"
         async with agent(house, name):
-            await house.node(name, lambda one: one.counter >= 2)
+            await house.node(name, lambda one: one.counter > 0)
         listed = json.loads(await lucid("list", "--json"))["nodes"]
         assert [(one["node"], one["health"]) for one in listed] == [(name, "healthy")]
         assert name in await lucid("list")

@@ -36,8 +36,9 @@ def put(place: Path, name: str, **fields: Any) -> Path:
 
 def test_counters_go_up_over_restarts_and_the_file_is_private(place: Path) -> None:
     first = memory(place)
-    assert [first.next_beat(BEGIN)[0] for _ in range(3)] == [1, 2, 3]
-    assert memory(place).next_beat(BEGIN)[0] == 4
+    assert [first.next_beat(BEGIN)[0] for _ in range(3)] == [BEGIN, BEGIN + 1, BEGIN + 2]
+    assert memory(place).next_beat(BEGIN - 10**9)[0] == BEGIN + 3
+    assert memory(place).next_beat(BEGIN + 10**9)[0] == BEGIN + 10**9
     assert stat.S_IMODE((place / "desk7.json").stat().st_mode) == 0o600
     assert [path.name for path in place.glob("*.new")] == []
 
@@ -92,7 +93,7 @@ def test_a_slot_takes_no_more_than_its_limit(place: Path) -> None:
 def test_a_damaged_memory_is_never_begun_anew(place: Path, data: bytes) -> None:
     memory(place)
     (place / "desk7.json").write_bytes(data)
-    with pytest.raises(MemoryUnreadable, match="register the node"):
+    with pytest.raises(MemoryUnreadable, match="Restore or remove"):
         memory(place)
 
 
