@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from nacl.exceptions import BadSignatureError
+from nacl.signing import VerifyKey
 
 from schemas.canonical import encode
 from schemas.envelope import InvalidEvent
@@ -66,6 +69,23 @@ def test_a_member_more_or_less_or_another_subject_is_refused(name: str) -> None:
     other = {**fields, "key": "desk9", "headers": {**fields["headers"], "ce_subject": "desk9"}}
     with pytest.raises(InvalidEvent, match="something else"):
         kind.from_kafka(*record(other))
+
+
+@pytest.mark.parametrize("name", ["heartbeat_sent", "challenge_answered"])
+def test_a_stranger_checks_a_signature_by_the_page_alone(name: str) -> None:
+    value = read(f"lucid.node.{name}.v1")["value"]
+    if name == "heartbeat_sent":
+        purpose, body = "lucid/node-heartbeat/1", value["beat"]
+    else:
+        names = ("node", "registration", "challenge", "key")
+        purpose, body = "lucid/node-answer/1", {"version": 1, **{one: value[one] for one in names}}
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    key = read("lucid.node.challenge_answered.v1")["value"]["key"]
+    public = base64.b64decode(key.split("+", 2)[2])
+    checker = VerifyKey(public[1:])
+    checker.verify(f"{purpose}\n{text}".encode(), base64.b64decode(value["signature"]))
+    with pytest.raises(BadSignatureError):
+        checker.verify(text.encode(), base64.b64decode(value["signature"]))
 
 
 @given(st.binary(max_size=300))
