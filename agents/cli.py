@@ -8,6 +8,9 @@ import typer
 
 from agents.auditor import activity_commands, audit_commands
 from agents.auditor import commands as auditor
+from agents.node.agent.commands import register_node
+from agents.node.management import commands as nodes
+from agents.node.management import payout_commands, pool_commands
 from agents.platform import (
     key_commands,
     letter_commands,
@@ -42,6 +45,10 @@ app.add_typer(projection_commands.app, name="projections", help="Rebuild views f
 app.add_typer(token_commands.app, name="token", help="Issue and revoke access to the read API")
 app.add_typer(retention_commands.app, name="retention", help="Delete what policies do not keep")
 app.add_typer(hold_commands.app, name="hold", help="Forbid deleting, whatever policies say")
+nodes.app.command("register")(register_node)
+nodes.app.add_typer(pool_commands.app, name="pool", help="Pools of nodes")
+nodes.app.add_typer(payout_commands.app, name="payout", help="Requests to pay for work")
+app.add_typer(nodes.app, name="node", help="Nodes, their pools, their work")
 app.command("record")(recorder.record)
 app.command("run")(run)
 app.command("scrub")(storage.scrub)

@@ -17,6 +17,8 @@ class ServiceName(StrEnum):
     STORAGE = "storage"
     PIPELINE = "pipeline"
     API = "api"
+    NODE_MANAGEMENT = "node-management"
+    NODE_AGENT = "node-agent"
 
 
 ROOMS = {
@@ -25,6 +27,8 @@ ROOMS = {
     ServiceName.STORAGE: "agents.session.storage",
     ServiceName.PIPELINE: "agents.session.pipeline",
     ServiceName.API: "agents.session.api",
+    ServiceName.NODE_MANAGEMENT: "agents.node.management",
+    ServiceName.NODE_AGENT: "agents.node.agent",
 }
 
 

@@ -62,6 +62,9 @@ class Permission(StrEnum):
     EVENTS_READ = "events:read"
     STREAM_READ = "stream:read"
     AUDIT_READ = "audit:read"
+    NODES_READ = "nodes:read"
+    POOLS_READ = "pools:read"
+    CREDITS_READ = "credits:read"
 
 
 _P = Permission

@@ -40,6 +40,12 @@ REGISTRY = {
     "session_events": "agents.session.api.views:SESSION_EVENTS",
     "audit": "agents.session.api.audit_view:AUDIT",
     "receipts": "agents.session.api.receipts_view:RECEIPTS",
+    "nodes": "agents.session.api.node_views:NODES",
+    "node_figures": "agents.session.api.node_views:NODE_FIGURES",
+    "node_alerts": "agents.session.api.node_views:NODE_ALERTS",
+    "pools": "agents.session.api.node_views:POOLS",
+    "node_work": "agents.session.api.node_views:NODE_WORK",
+    "payouts": "agents.session.api.node_views:PAYOUTS",
 }
 """Every projection, with the room's object: imported when it is asked for."""
 

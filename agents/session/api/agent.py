@@ -22,6 +22,7 @@ from agents.platform.revocation import open_revocations
 from agents.platform.service import Listening, Part, Service, run_service
 from agents.platform.settings import Settings
 from agents.platform.tokens import TokenVerifier
+from agents.session.api import node_views
 from agents.session.api.app import make_app
 from agents.session.api.audit_view import AUDIT
 from agents.session.api.context import Api
@@ -114,6 +115,8 @@ def _views(
     control.consume_many(contract.topic("session.events").full_name, take_session_events)
     for view in (AUDIT, RECEIPTS):
         control.consume_many(contract.topic(view.topic).full_name, Projector(catalog, [view]).take)
+    for topic, views in node_views.BY_TOPIC.items():
+        control.consume_many(contract.topic(topic).full_name, Projector(catalog, views).take)
     return control
 
 

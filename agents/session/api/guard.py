@@ -46,6 +46,11 @@ ROUTES: dict[str, Permission] = {
     f"{BASE}/statistics": P.STATISTICS_READ,
     f"{BASE}/stream": P.STREAM_READ,
     f"{BASE}/audit": P.AUDIT_READ,
+    f"{BASE}/nodes": P.NODES_READ,
+    f"{BASE}/nodes/{{node}}": P.NODES_READ,
+    f"{BASE}/nodes/{{node}}/credits": P.CREDITS_READ,
+    f"{BASE}/pools": P.POOLS_READ,
+    f"{BASE}/pools/{{pool}}": P.POOLS_READ,
 }
 """What each route needs."""
 PUBLIC = frozenset({
