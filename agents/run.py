@@ -17,6 +17,8 @@ class ServiceName(StrEnum):
     STORAGE = "storage"
     PIPELINE = "pipeline"
     API = "api"
+    RDP_SERVER_MANAGER = "rdp-server-manager"
+    XRDP = "xrdp"
 
 
 ROOMS = {
@@ -25,6 +27,8 @@ ROOMS = {
     ServiceName.STORAGE: "agents.session.storage",
     ServiceName.PIPELINE: "agents.session.pipeline",
     ServiceName.API: "agents.session.api",
+    ServiceName.RDP_SERVER_MANAGER: "agents.rdp.server_manager",
+    ServiceName.XRDP: "agents.rdp.xrdp",
 }
 
 

@@ -36,7 +36,9 @@ from pydantic_settings import SettingsError as UnreadableVariable
 from schemas.errors import LucidError
 
 CONFIG_VARIABLE = "LUCID_CONFIG"
-SECTIONS = ("recorder", "processor", "storage", "pipeline", "api", "retention")
+SECTIONS = (
+    "recorder", "processor", "storage", "pipeline", "api", "retention", "server_manager", "xrdp",
+)  # fmt: skip
 
 
 class SettingsError(LucidError):
