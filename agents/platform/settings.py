@@ -198,6 +198,9 @@ class Settings(Section):
         description="Free bytes from which it goes on; a quarter above LUCID_MIN_FREE if not set",
     )
 
+    rdp_require_recording: bool = Field(
+        True, description="Whether a desktop that cannot be recorded is refused or ended"
+    )
     rdp_socket: Path | None = Field(
         None, description="Socket where sessions ask the RDP controller; HOME/rdp/controller.sock"
     )

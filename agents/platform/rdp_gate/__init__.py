@@ -1,6 +1,7 @@
 """The gate of desktop sessions, and how a server's copy of it is laid down.
 
-    start = install(folder, server=server_id, socket=settings.rdp_socket_path)
+    start = install(folder, server=server_id, socket=settings.rdp_socket_path,
+                    require_recording=settings.rdp_require_recording)
     blocked = unreachable(start)        the folder above that a session's user cannot enter
 
 `folder` is the server's public one; `start` is what its sesman.ini names as the program of a

@@ -13,7 +13,7 @@ Each message is one line of JSON. To the controller:
     {"idle": ms or null}        every few seconds; null: the X server does not say
     {"notice": "accepted" | "declined" | "unshown"}
     {"suspended": true | false}
-    {"ended": status, "reason": text}
+    {"ended": status, "code": one of CODES, "reason": text}
 
 From the controller:
 
@@ -61,7 +61,7 @@ TERM_SECONDS = 5.0  # from SIGTERM to SIGKILL
 BYE_SECONDS = 8.0  # for the recording to be closed before the X server goes
 REFUSAL_SECONDS = 10  # for which a refusal is shown
 XMESSAGE = "/usr/bin/xmessage"
-LOGGED_OFF = "the user's programs ended"
+CODES = ("logged_off", "told", "refused", "notice", "away", "x_gone", "signal", "no_program")
 AGREED, LEFT = 100, 101  # exit statuses of xmessage; its own failures are below
 PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 4, 36
 
@@ -157,13 +157,13 @@ class Gate:
         self.options, self.x = options, xserver
         self.line = Line(options.socket)
         self.require, self.away, self.report = not options.open, options.away, 10.0
-        self.state, self.reason, self.status = "asking", "", 1
+        self.state, self.code, self.reason, self.status = "asking", "", "", 1
         self.session: str | None = None
         self.child: subprocess.Popen[bytes] | None = None
         self.note: subprocess.Popen[bytes] | None = None
         self.heard = time.monotonic()
         self.next_try = self.next_report = self.kill_at = 0.0
-        self.suspended = self.x_gone = False
+        self.killed = self.x_gone = False
 
     def hello(self) -> dict[str, Any]:
         return {
@@ -180,7 +180,7 @@ class Gate:
         signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-            signal.signal(number, lambda *_: self.end("the session was told to stop"))
+            signal.signal(number, lambda *_: self.end("signal", "the gate got a signal"))
         while self.state != "over":
             now = time.monotonic()
             self.keep_line(now)
@@ -213,7 +213,7 @@ class Gate:
         if self.require and self.state == "asking":
             self.refuse("nobody answers who could record it")
         elif self.require:
-            self.end("the controller is away")
+            self.end("away", "the controller is away")
         elif self.state == "asking":
             self.start()
 
@@ -229,11 +229,11 @@ class Gate:
                 self.show_notice(message.get("notice") or "")
         elif message.get("go") is False:
             why = str(message.get("reason", "the session is refused"))
-            self.refuse(why) if self.state == "asking" else self.end(why)
+            self.refuse(why) if self.state == "asking" else self.end("told", why)
         elif "suspend" in message:
             self.suspend(bool(message["suspend"]))
         elif "end" in message:
-            self.end(str(message["end"]))
+            self.end("told", str(message["end"]))
         elif message.get("bye") is True and self.state == "ended":
             self.state = "over"
 
@@ -248,9 +248,12 @@ class Gate:
         if self.kill_at and now >= self.kill_at:
             if self.state == "ended":
                 self.state = "over"
-            else:
+            elif not self.killed:
+                self.killed = True
                 tell(descendants(os.getpid()), signal.SIGKILL)
                 self.kill_at = now + TERM_SECONDS
+            else:
+                self.report_end()  # what is left is another user's, and has no desktop
 
     # -- the X server ----------------------------------------------------------------------------
 
@@ -265,7 +268,7 @@ class Gate:
 
     def lose_x(self, error: XGone) -> None:
         self.x_gone = True
-        self.end(str(error))
+        self.end("x_gone", str(error))
 
     # -- the session's programs ------------------------------------------------------------------
 
@@ -297,14 +300,14 @@ class Gate:
         if answer == "accepted":
             self.start()
         else:
-            self.end(f"the notice was {answer}")
+            self.end("notice", f"the notice was {answer}")
 
     def start(self) -> None:
         self.state = "running"
         try:
             self.child = subprocess.Popen(self.options.command, start_new_session=True)
         except OSError as error:
-            self.end(f"the session's program does not start: {error}")
+            self.end("no_program", f"the session's program does not start: {error}")
 
     def suspend(self, wanted: bool) -> None:
         number = signal.SIGSTOP if wanted else signal.SIGCONT
@@ -313,7 +316,6 @@ class Gate:
         while (found := set(descendants(os.getpid()))) - stopped:
             tell(found - stopped, number)
             stopped |= found
-        self.suspended = wanted
         self.line.send({"suspended": wanted})
 
     def reap(self) -> None:
@@ -331,17 +333,19 @@ class Gate:
                 if self.state == "notice":
                     self.answer_notice(code)
                 elif self.state == "refused":
-                    self.end(self.reason)
+                    self.end("refused", self.reason)
             elif self.child is not None and pid == self.child.pid:
                 self.child.returncode, self.child = code, None
                 if self.state == "running":
                     self.status = code if code >= 0 else 128 - code
-                    self.end(LOGGED_OFF)
+                    self.end("logged_off", "the user's programs ended")
         if self.state == "ending" and not descendants(os.getpid()):
-            self.line.send({"ended": self.status, "reason": self.reason})
-            self.state, self.kill_at = "ended", time.monotonic() + BYE_SECONDS
-            if self.line.sock is None:
-                self.state = "over"
+            self.report_end()
+
+    def report_end(self) -> None:
+        told = {"ended": self.status, "code": self.code, "reason": self.reason}
+        self.state = "ended" if self.line.send(told) else "over"
+        self.kill_at = time.monotonic() + BYE_SECONDS
 
     def refuse(self, reason: str) -> None:
         """Show why there is no desktop, for a while."""
@@ -351,15 +355,15 @@ class Gate:
             "-title", "Refused",
         )  # fmt: skip
         if self.note is None:
-            self.end(reason)
+            self.end("refused", reason)
 
-    def end(self, reason: str) -> None:
+    def end(self, code: str, reason: str) -> None:
         """End every process of the session."""
         if self.state in ("ending", "ended", "over"):
             return
-        if self.state != "refused" and reason != LOGGED_OFF:
+        if code not in ("refused", "logged_off"):
             self.status = 2
-        self.state, self.reason = "ending", reason
+        self.state, self.code, self.reason = "ending", code, reason
         below = descendants(os.getpid())
         tell(below, signal.SIGTERM)
         tell(below, signal.SIGCONT)
