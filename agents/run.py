@@ -18,6 +18,8 @@ class ServiceName(StrEnum):
     PIPELINE = "pipeline"
     API = "api"
     RDP_CONTROLLER = "rdp-controller"
+    RDP_SERVER_MANAGER = "rdp-server-manager"
+    XRDP = "xrdp"
 
 
 ROOMS = {
@@ -27,6 +29,8 @@ ROOMS = {
     ServiceName.PIPELINE: "agents.session.pipeline",
     ServiceName.API: "agents.session.api",
     ServiceName.RDP_CONTROLLER: "agents.rdp.controller",
+    ServiceName.RDP_SERVER_MANAGER: "agents.rdp.server_manager",
+    ServiceName.XRDP: "agents.rdp.xrdp",
 }
 
 

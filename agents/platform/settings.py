@@ -36,7 +36,10 @@ from pydantic_settings import SettingsError as UnreadableVariable
 from schemas.errors import LucidError
 
 CONFIG_VARIABLE = "LUCID_CONFIG"
-SECTIONS = ("recorder", "processor", "storage", "pipeline", "api", "retention", "controller")
+SECTIONS = (
+    "recorder", "processor", "storage", "pipeline", "api", "retention", "server_manager", "xrdp",
+    "controller",
+)  # fmt: skip
 
 
 class SettingsError(LucidError):
