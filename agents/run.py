@@ -17,6 +17,7 @@ class ServiceName(StrEnum):
     STORAGE = "storage"
     PIPELINE = "pipeline"
     API = "api"
+    RDP_CONTROLLER = "rdp-controller"
     RDP_SERVER_MANAGER = "rdp-server-manager"
     XRDP = "xrdp"
 
@@ -27,6 +28,7 @@ ROOMS = {
     ServiceName.STORAGE: "agents.session.storage",
     ServiceName.PIPELINE: "agents.session.pipeline",
     ServiceName.API: "agents.session.api",
+    ServiceName.RDP_CONTROLLER: "agents.rdp.controller",
     ServiceName.RDP_SERVER_MANAGER: "agents.rdp.server_manager",
     ServiceName.XRDP: "agents.rdp.xrdp",
 }
