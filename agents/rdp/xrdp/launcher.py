@@ -28,6 +28,7 @@ from agents.platform.process_table import (
     marked,
     process_ref,
 )
+from agents.platform.rdp_gate import install, unreachable
 from agents.platform.retry import Deadline
 from agents.platform.tools import require_tool
 from agents.rdp.xrdp import rendering
@@ -87,12 +88,24 @@ class NotReady(CannotStart):
     """A process ended at once, or did not answer in time."""
 
 
+@dataclass(frozen=True)
+class Gate:
+    """Where desktops ask whether they may begin, and what if nobody answers."""
+
+    socket: Path
+    require_recording: bool
+
+
 @dataclass
 class Launcher:
-    """Starts and ends processes. folder: of all servers. first_port: gets the first display."""
+    """Starts and ends processes. folder: of all servers. first_port: gets the first display.
+
+    gate: None lets every desktop begin unasked.
+    """
 
     section: XrdpSettings
     folder: Path
+    gate: Gate | None = None
     first_port: int = 13389
     _children: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
 
@@ -117,7 +130,12 @@ class Launcher:
         # Users go through to what is public; nobody but root lists or reads anything else.
         make_folder(layout.folder, 0o711)
         make_folder(layout.public, 0o755)
-        self._check_reachable(layout.public)
+        closed = unreachable(layout.startwm)
+        if closed is not None:
+            raise FolderUnreachable(
+                f"users cannot enter {closed}, and so not read {layout.public}",
+                hint="chmod a+x it, or set LUCID_XRDP_FOLDER to a folder elsewhere",
+            )
         trouble = ensure_certificate(
             layout.certificate, layout.key, wanted.name, self.section.certificate_days
         )
@@ -130,17 +148,14 @@ class Launcher:
         return trouble
 
     def write_start(self, wanted: DesiredServer, layout: Layout) -> None:
-        """What sesman runs on a desktop."""
-        write_private(layout.startwm, rendering.startwm(wanted).encode(), SCRIPT)
-
-    @staticmethod
-    def _check_reachable(public: Path) -> None:
-        for folder in public.parents:
-            if not folder.stat().st_mode & 0o001:
-                raise FolderUnreachable(
-                    f"users cannot enter {folder}, and so not read {public}",
-                    hint="chmod a+x it, or set LUCID_XRDP_FOLDER to a folder elsewhere",
-                )
+        """What sesman runs on a desktop: the gate, which asks whether it may begin."""
+        if self.gate is None:
+            write_private(layout.startwm, rendering.startwm(wanted).encode(), SCRIPT)
+        else:
+            install(
+                layout.public, server=wanted.server, socket=self.gate.socket,
+                require_recording=self.gate.require_recording,
+            )  # fmt: skip
 
     async def free_ports(self, wanted: DesiredServer, pids: ServerPids) -> None:
         """Make sure that what is to be started can listen; raises PortInUse.
