@@ -202,7 +202,9 @@ class Launcher:
         around = ["unshare", "--mount", "--propagation", "slave"] if mount else []
         shell = ["/bin/sh", "-c", BIND if mount else PLAIN, "sh"]
         words = [*around, *shell, str(layout.sesman_ini), str(SYSTEM_SESMAN), *command]
-        with (layout.folder / "start.log").open("wb") as errors:
+        log_file = layout.folder / "start.log"
+        write_private(log_file, b"")
+        with log_file.open("ab") as errors:
             process = subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors,
                 start_new_session=True, cwd="/", env={"PATH": PATH, MARK: wanted.server},
