@@ -16,7 +16,7 @@ from agents.platform.service import Part, Service, run_service
 from agents.platform.settings import Settings
 from agents.platform.topic_reader import read_topic
 from agents.rdp.xrdp.house import House
-from agents.rdp.xrdp.launcher import Launcher
+from agents.rdp.xrdp.launcher import Gate, Launcher
 from agents.rdp.xrdp.metrics import XrdpMetrics
 from agents.rdp.xrdp.settings import XrdpSettings
 from schemas.canonical import InvalidModel
@@ -75,7 +75,8 @@ async def build(service: Service) -> AsyncIterator[Sequence[Part]]:
     async with Producer(settings, contract.limits, metrics=service.metrics) as producer:
         emitter = Emitter(producer, contract, "xrdp.process.events")
         source = f"lucid/{NAME}/{settings.host}"
-        launcher = Launcher(section, section.folder or settings.home / "xrdp")
+        gate = Gate(settings.rdp_socket_path, settings.rdp_require_recording)
+        launcher = Launcher(section, section.folder or settings.home / "xrdp", gate)
         metrics = XrdpMetrics(
             service.metrics.registry, lambda: [one.life.state for one in house.keepers.values()]
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,7 +75,10 @@ class House:
         return keeper
 
     def _begin(self, keeper: ServerKeeper) -> None:
-        task = asyncio.create_task(keeper.run(self._stop), name=f"server {keeper.server}")
+        # A context of its own: the record that made it is not what its log lines are about.
+        task = asyncio.create_task(
+            keeper.run(self._stop), name=f"server {keeper.server}", context=Context()
+        )
         self._tasks[keeper.server] = task
         task.add_done_callback(lambda done: self._ended(keeper, done))
 

@@ -274,6 +274,8 @@ class ServerKeeper:
         killed = await self.launcher.end_all(self.server, self.life.pids)
         if killed:
             log.warning("processes had to be killed", server=self.server, count=killed)
+        if self.life.applied is not None:
+            self.launcher.tidy(self.life.applied)
         self._save(self.life.model_copy(update={"pids": NONE}))
 
     async def _remove(self) -> None:

@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import os
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from agents.platform.process_table import (
     marked,
     process_ref,
 )
+from agents.platform.rdp_gate import install, unreachable
 from agents.platform.retry import Deadline
 from agents.platform.tools import require_tool
 from agents.rdp.xrdp import rendering
@@ -35,7 +37,7 @@ from agents.rdp.xrdp.files import SCRIPT, make_folder, write_private
 from agents.rdp.xrdp.probe import NotAlive, look
 from agents.rdp.xrdp.rendering import MARK, Layout
 from agents.rdp.xrdp.settings import XrdpSettings
-from agents.rdp.xrdp.sockets import holders
+from agents.rdp.xrdp.sockets import holders, listeners
 from schemas.errors import LucidError
 from schemas.rdp_config import DesiredServer
 from schemas.rdp_processes import ProcessRef, ServerPids
@@ -50,6 +52,12 @@ PLAIN = 'shift 2 && exec "$@" >/dev/null 2>&1'
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 LOG_LIMIT = 16 * 1024**2
 POLL_SECONDS = 0.05
+DISPLAYS = 20  # of each port: no server has more sessions
+SOCKETS = Path("/run/xrdp/sockdir")
+SOCKET_NAMES = (
+    "xrdp_display_{}", "xrdp_disconnect_display_{}", "xrdp_chansrv_socket_{}", "xrdpapi_{}",
+    "xrdp_chansrv_audio_out_socket_{}", "xrdp_chansrv_audio_in_socket_{}",
+)  # fmt: skip
 
 
 class CannotStart(LucidError):
@@ -80,12 +88,24 @@ class NotReady(CannotStart):
     """A process ended at once, or did not answer in time."""
 
 
+@dataclass(frozen=True)
+class Gate:
+    """Where desktops ask whether they may begin, and what if nobody answers."""
+
+    socket: Path
+    require_recording: bool
+
+
 @dataclass
 class Launcher:
-    """Starts and ends processes. folder: of all servers. first_port: gets the first display."""
+    """Starts and ends processes. folder: of all servers. first_port: gets the first display.
+
+    gate: None lets every desktop begin unasked.
+    """
 
     section: XrdpSettings
     folder: Path
+    gate: Gate | None = None
     first_port: int = 13389
     _children: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
 
@@ -99,7 +119,7 @@ class Launcher:
             folder=(self.folder / wanted.server).absolute(),
             listen=self.section.listen,
             sesman_port=(wanted.port + self.section.sesman_offset - 1) % 65535 + 1,
-            display=self.section.first_display + 20 * place,
+            display=self.section.first_display + DISPLAYS * place,
         )
 
     # -- starting --------------------------------------------------------------------------
@@ -110,7 +130,12 @@ class Launcher:
         # Users go through to what is public; nobody but root lists or reads anything else.
         make_folder(layout.folder, 0o711)
         make_folder(layout.public, 0o755)
-        self._check_reachable(layout.public)
+        closed = unreachable(layout.startwm)
+        if closed is not None:
+            raise FolderUnreachable(
+                f"users cannot enter {closed}, and so not read {layout.public}",
+                hint="chmod a+x it, or set LUCID_XRDP_FOLDER to a folder elsewhere",
+            )
         trouble = ensure_certificate(
             layout.certificate, layout.key, wanted.name, self.section.certificate_days
         )
@@ -123,17 +148,14 @@ class Launcher:
         return trouble
 
     def write_start(self, wanted: DesiredServer, layout: Layout) -> None:
-        """What sesman runs on a desktop."""
-        write_private(layout.startwm, rendering.startwm(wanted).encode(), SCRIPT)
-
-    @staticmethod
-    def _check_reachable(public: Path) -> None:
-        for folder in public.parents:
-            if not folder.stat().st_mode & 0o001:
-                raise FolderUnreachable(
-                    f"users cannot enter {folder}, and so not read {public}",
-                    hint="chmod a+x it, or set LUCID_XRDP_FOLDER to a folder elsewhere",
-                )
+        """What sesman runs on a desktop: the gate, which asks whether it may begin."""
+        if self.gate is None:
+            write_private(layout.startwm, rendering.startwm(wanted).encode(), SCRIPT)
+        else:
+            install(
+                layout.public, server=wanted.server, socket=self.gate.socket,
+                require_recording=self.gate.require_recording,
+            )  # fmt: skip
 
     async def free_ports(self, wanted: DesiredServer, pids: ServerPids) -> None:
         """Make sure that what is to be started can listen; raises PortInUse.
@@ -141,24 +163,26 @@ class Launcher:
         What an earlier start of this same server left on a port is ended.
         """
         layout = self.layout(wanted)
-        ports = []
         if not is_alive(pids.xrdp):
-            ports.append((layout.listen, wanted.port))
+            await self._free(wanted, wanted.port, lambda: not is_free(wanted.port, layout.listen))
         if not is_alive(pids.sesman):
-            ports.append(("127.0.0.1", layout.sesman_port))
-        for host, port in ports:
-            if is_free(port, host):
-                continue
-            left = holders(port, marked(MARK).get(wanted.server, []))
-            if left:
-                log.warning("ending what is left on a port", server=wanted.server, port=port,
-                            pids=[one.pid for one in left])  # fmt: skip
-                await end_processes(left, self.section.stop_within)
-            if not is_free(port, host):
-                raise PortInUse(
-                    f"port {port} of {host} is occupied by somebody else",
-                    hint="`ss -ltnp` on that host says by whom",
-                )
+            # It takes the loopback address of either family, so that both have to be free.
+            port = layout.sesman_port
+            await self._free(wanted, port, lambda: bool(listeners(port)))
+
+    async def _free(self, wanted: DesiredServer, port: int, occupied: Callable[[], bool]) -> None:
+        if not occupied():
+            return
+        left = holders(port, marked(MARK).get(wanted.server, []))
+        if left:
+            log.warning("ending what is left on a port", server=wanted.server, port=port,
+                        pids=[one.pid for one in left])  # fmt: skip
+            await end_processes(left, self.section.stop_within)
+        if occupied():
+            raise PortInUse(
+                f"port {port} is occupied by somebody else",
+                hint="`ss -ltnp` on that host says by whom",
+            )
 
     def start_sesman(self, wanted: DesiredServer) -> ProcessRef:
         """Start the session manager; raises NotReady when it ended at once."""
@@ -263,6 +287,20 @@ class Launcher:
                 break
         self.reap()
         return killed
+
+    def tidy(self, wanted: DesiredServer) -> None:
+        """Remove what X servers and channel servers that were killed have left in /tmp and /run."""
+        first = self.layout(wanted).display
+        for display in range(first, first + DISPLAYS):
+            lock = Path(f"/tmp/.X{display}-lock")
+            with contextlib.suppress(OSError, ValueError):
+                if process_ref(int(lock.read_text())) is not None:
+                    continue  # somebody's who is none of ours
+            left = [lock, Path(f"/tmp/.X11-unix/X{display}")]
+            left += [SOCKETS / name.format(display) for name in SOCKET_NAMES]
+            for path in left:
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
     def reap(self) -> dict[int, int]:
         """Take the status of children that have ended."""

@@ -14,12 +14,18 @@ _LISTEN, _CONNECTED = "0A", "03"
 
 def holders(port: int, processes: Iterable[ProcessRef]) -> list[ProcessRef]:
     """Those that have a socket that listens on this TCP port."""
-    wanted = set()
-    for name in ("tcp", "tcp6"):
-        for fields in _table(name):
-            if fields[3] == _LISTEN and int(fields[1].rpartition(":")[2], 16) == port:
-                wanted.add(fields[9])
+    wanted = listeners(port)
     return [one for one in processes if wanted & inodes(one.pid)]
+
+
+def listeners(port: int) -> set[str]:
+    """The inodes of all sockets that listen on a TCP port, whatever their address."""
+    return {
+        fields[9]
+        for name in ("tcp", "tcp6")
+        for fields in _table(name)
+        if fields[3] == _LISTEN and int(fields[1].rpartition(":")[2], 16) == port
+    }
 
 
 def connected_locally() -> set[str]:
