@@ -65,7 +65,7 @@ def list_sessions(
             str(_clients(one)), one.session.server, one.session.recording or "none",
             _when(one.session.changed),
         )  # fmt: skip
-    print_wide(table, 160)
+    print_wide(table, 190)
 
 
 @app.command()
@@ -86,7 +86,7 @@ def show(session: Session, as_json: AsJson = False) -> None:
     for event in _in_order(story):
         line = _line(event)
         table.add_row(line["time"], line["what"], line["state"], line["reason"])
-    print_wide(table, 120)
+    print_wide(table, 160)
 
 
 @app.command()

@@ -134,14 +134,15 @@ class Connections:
     async def look(self) -> None:
         """Look once; raises CannotSee."""
         found = await asyncio.to_thread(self._look.at, self._tools.servers.running())
-        now = {one.process: one for one in found}
+        now, before = {one.process for one in found}, dict(self._there)
         for process in [one for one in self._there if one not in now]:
             self._ended(process)
         for seen in found:
             self._see(seen)
-        self._tools.store.put_connections(self._there.values())
         self._tell_sessions()
         await self._cut()
+        if self._there != before:
+            self._tools.store.put_connections(self._there.values())
 
     def _see(self, seen: Seen) -> None:
         known = self._there.get(seen.process)
