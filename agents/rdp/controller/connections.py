@@ -11,8 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,13 +102,11 @@ class Connections:
     name = "connections"
 
     def __init__(
-        self, tools: Tools, sessions: Sessions, host: str, *, look: Look | None = None,
-        monotonic: Callable[[], float] = time.monotonic,
-    ) -> None:  # fmt: skip
+        self, tools: Tools, sessions: Sessions, host: str, *, look: Look | None = None
+    ) -> None:
         self._tools, self._sessions, self._host = tools, sessions, host
-        self._look, self._monotonic = look or Look(), monotonic
+        self._look = look or Look()
         self._there = {one.process: one for one in tools.store.connections()}
-        self._since = dict.fromkeys(self._there, monotonic())
         self._trouble: CannotSee | None = None
 
     @property
@@ -138,14 +134,15 @@ class Connections:
     async def look(self) -> None:
         """Look once; raises CannotSee."""
         found = await asyncio.to_thread(self._look.at, self._tools.servers.running())
-        now = {one.process: one for one in found}
+        now, before = {one.process for one in found}, dict(self._there)
         for process in [one for one in self._there if one not in now]:
             self._ended(process)
         for seen in found:
             self._see(seen)
-        self._tools.store.put_connections(self._there.values())
         self._tell_sessions()
         await self._cut()
+        if self._there != before:
+            self._tools.store.put_connections(self._there.values())
 
     def _see(self, seen: Seen) -> None:
         known = self._there.get(seen.process)
@@ -155,7 +152,6 @@ class Connections:
                 connection=str(new_session_id()), server=seen.server, host=self._host,
                 address=seen.address, process=seen.process, created=now, changed=now,
             )  # fmt: skip
-            self._since[seen.process] = self._monotonic()
             self._put(known)
         if seen.display and known.state == "connecting":
             desktop = self._sessions.on_display(seen.server, seen.display)
@@ -170,7 +166,6 @@ class Connections:
         else:
             self._move(known, "disconnected", "the client is gone")
         del self._there[process]
-        self._since.pop(process, None)
 
     def _move(
         self, connection: Connection, state: ConnectionState, reason: str, session: str = ""
@@ -199,15 +194,13 @@ class Connections:
             log.info("a connection is cut", connection=connection.connection, reason=why)
             if not is_alive(process):
                 self._move(connection, "disconnected", why)
-                del self._there[process], self._since[process]
+                del self._there[process]
 
     def _why_cut(self, connection: Connection) -> str:
         """Why a connection has to end; empty if it may stay."""
         section = self._tools.section
-        if connection.state == "connecting":
-            age = self._monotonic() - self._since.get(connection.process, self._monotonic())
-            limit = section.logon_within
-            return f"no logon within {limit:g} s" if age > limit else ""
+        if connection.session is None:
+            return ""  # who never logs on is the xrdp room's to send away
         desktop = self._sessions.get(connection.session or "")
         if desktop is None or desktop.over:
             return ""  # xrdp ends it with the desktop

@@ -44,9 +44,6 @@ class ControllerSettings(Section):
         3600.0, ge=1, le=30 * 86_400,
         description="Seconds without a client, or of a client without input, then it is ended",
     )  # fmt: skip
-    logon_within: float = Field(
-        300.0, ge=1, le=86_400, description="Seconds for a client to log on, then it is cut off"
-    )
     report_every: float = Field(
         10.0, ge=0.2, le=60, description="Seconds between a session's reports of its last input"
     )
