@@ -285,7 +285,7 @@ async def test_a_house_that_was_left_is_taken_over_or_ended(folder: Path) -> Non
     kept, forgotten, moved = (first.want(name=name) for name in ("kept", "forgotten", "moved"))
     before = await first.reach(kept, "running")
     await first.reach(forgotten, "running")
-    await first.reach(moved, "running")
+    lost = (await first.reach(moved, "running")).pids
     stop.set()
     await working
     assert is_alive(before.pids.xrdp)
@@ -303,7 +303,8 @@ async def test_a_house_that_was_left_is_taken_over_or_ended(folder: Path) -> Non
         # What nobody remembers is ended, for it holds the port, and started again.
         again = await second.reach(moved, "running")
         assert again.pids.xrdp is not None
-        assert len(marked(MARK)[moved.server]) == 2
+        assert not is_alive(lost.xrdp)
+        assert not is_alive(lost.sesman)
     assert (folder / "notes").exists()
 
 
