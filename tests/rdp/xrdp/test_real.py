@@ -106,6 +106,10 @@ async def test_a_desktop_begins_at_the_gate_and_not_before_it_is_let_in(folder: 
                 await until(asks, "gate")
                 assert "xterm" not in named(wanted.server)
                 assert not (user.home / "began").exists()
+                # The gate goes before the X server that it speaks to.
+                deleted = yard.again(wanted, desired="deleted")
+                await yard.gone(deleted)
+            assert leftovers(yard, wanted) == []
 
 
 async def test_an_account_that_cannot_log_on_gets_no_desktop_and_leaves_nothing(
