@@ -272,6 +272,19 @@ async def test_a_file_that_cannot_be_read_is_put_aside(room: Room) -> None:
     assert file.with_suffix(".unreadable").exists()
 
 
+async def test_a_writer_that_was_killed_half_way_loses_nothing(room: Room) -> None:
+    desktop, _ = await room.begun()
+    file = room.store.folder / f"{desktop.session.session}.json"
+    file.rename(file.with_name(f".{file.name}"))
+    await room.killed()
+    assert [one.session for one in room.sessions.desktops] == [desktop.session]
+    draft = file.with_name(f".{file.name}")
+    draft.write_bytes(b"{")
+    await room.killed()
+    assert [one.session for one in room.sessions.desktops] == [desktop.session]
+    assert not draft.exists()
+
+
 async def test_a_host_has_one_controller(room: Room) -> None:
     with pytest.raises(ControllerBusy):
         Store(room.store.folder).open()
