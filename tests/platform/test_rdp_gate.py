@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from agents.platform.process_table import children_of, process_ref
-from agents.platform.rdp_gate import DESKTOP, install, unreachable
+from agents.platform.rdp_gate import DESKTOP, SOURCES, install, unreachable
 from agents.platform.rdp_gate.x_client import XGone, XServer, cookie
 from tests.e2e.conftest import xvfb
 
@@ -343,7 +343,8 @@ def test_a_cookie_is_that_of_the_display(tmp_path: Path) -> None:
 def test_the_copy_is_a_users_to_run_and_nobodys_to_write(tmp_path: Path) -> None:
     start = install(tmp_path / "public", server="srv", socket=tmp_path / "c.sock")
     modes = {path.name: path.stat().st_mode & 0o777 for path in start.parent.iterdir()}
-    assert modes == {"gate.py": 0o644, "x_client.py": 0o644, DESKTOP: 0o755, "startwm.sh": 0o755}
+    code = dict.fromkeys(SOURCES, 0o644)
+    assert modes == {**code, DESKTOP: 0o755, "startwm.sh": 0o755}
     assert "--open" not in start.read_text()
     install(tmp_path / "public", server="srv", socket=tmp_path, require_recording=False)
     assert "--open" in start.read_text()
