@@ -1,0 +1,1 @@
+"""The rooms of RDP servers: server manager, xrdp, controller, monitor."""
