@@ -17,6 +17,7 @@ class ServiceName(StrEnum):
     STORAGE = "storage"
     PIPELINE = "pipeline"
     API = "api"
+    RDP_MONITOR = "rdp-monitor"
 
 
 ROOMS = {
@@ -25,6 +26,7 @@ ROOMS = {
     ServiceName.STORAGE: "agents.session.storage",
     ServiceName.PIPELINE: "agents.session.pipeline",
     ServiceName.API: "agents.session.api",
+    ServiceName.RDP_MONITOR: "agents.rdp.monitor",
 }
 
 

@@ -11,13 +11,13 @@ from agents.platform.settings import SECTIONS, Section, Settings
 PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
 
 
-HOMES = {"retention": "storage.retention_settings"}
+HOMES = {"retention": "session.storage.retention_settings", "monitor": "rdp.monitor.settings"}
 """Sections that do not stand in the settings of a room of their name."""
 
 
 def sections() -> list[type[Section]]:
     rooms = [
-        importlib.import_module(f"agents.session.{HOMES.get(name, f'{name}.settings')}")
+        importlib.import_module(f"agents.{HOMES.get(name, f'session.{name}.settings')}")
         for name in SECTIONS
     ]
     found = [

@@ -36,7 +36,7 @@ from pydantic_settings import SettingsError as UnreadableVariable
 from schemas.errors import LucidError
 
 CONFIG_VARIABLE = "LUCID_CONFIG"
-SECTIONS = ("recorder", "processor", "storage", "pipeline", "api", "retention")
+SECTIONS = ("recorder", "processor", "storage", "pipeline", "api", "retention", "monitor")
 
 
 class SettingsError(LucidError):

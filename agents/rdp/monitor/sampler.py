@@ -89,7 +89,6 @@ class Sampler:
         this = _Round(read_table(self._clock(), self._proc), self._sockets())
         this.traffic = {one.cookie: one.traffic for one in (this.sockets or {}).values()}
         members = self._gather(this.table, servers)
-        self._disk.want(path for server in servers for path in folders_of(server))
         found = [self._measure(this, server, members) for server in servers]
         self._before, self._members = this, members
         return found

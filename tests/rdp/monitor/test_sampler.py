@@ -283,6 +283,7 @@ def test_disk_is_that_of_the_folder_and_of_the_homes(
     assert folders_of(target) == {folder, home}
     (before,) = house.round(target)
     assert before.usage.disk is None
+    disk.want(folders_of(target))
     disk.step(1000, clock())
     (after,) = house.round(target)
     assert after.usage.disk is not None
