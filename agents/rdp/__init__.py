@@ -1,1 +1,1 @@
-"""The rooms of RDP servers: server manager, xrdp, controller, monitor."""
+"""Services of remote desktops: servers, their processes, their sessions."""
