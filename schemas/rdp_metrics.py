@@ -28,14 +28,15 @@ from pydantic import Field
 
 from schemas.canonical import Strict
 from schemas.envelope import Event, InvalidEvent
+from schemas.events import SessionId
 from schemas.manifests import Count
+from schemas.rdp_config import Host, ServerId
 
 Metric = Literal["cpu", "memory", "disk"]
 Severity = Literal["warning", "critical"]
 Resolution = Literal["below", "ended", "superseded"]
 Phase = Literal["rising", "raised", "falling"]
-Id = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9-]+$")]
-Name = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00-\x20\x7f]+$")]
+AlertId = Annotated[str, Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
 Amount = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
 
 MAX_SESSIONS = 100
@@ -70,7 +71,7 @@ class Usage(Strict):
 class SessionUsage(Strict):
     """One session of a server."""
 
-    session: Id
+    session: SessionId
     usage: Usage
 
 
@@ -90,8 +91,8 @@ class ServerMetrics(Strict):
     while they were looked at.
     """
 
-    server: Id
-    host: Name
+    server: ServerId
+    host: Host
     seconds: Amount | None
     limits: MeasuredLimits | None
     usage: Usage
@@ -110,10 +111,10 @@ class AlertRaised(Strict):
     threshold. since: when it was first seen over it, microseconds since 1970.
     """
 
-    id: Id
-    server: Id
-    session: Id | None
-    host: Name
+    id: AlertId
+    server: ServerId
+    session: SessionId | None
+    host: Host
     metric: Metric
     severity: Severity
     percent: Amount
@@ -128,10 +129,10 @@ class AlertResolved(Strict):
     `superseded` by another alert of the same kind. percent: null unless it is below.
     """
 
-    id: Id
-    server: Id
-    session: Id | None
-    host: Name
+    id: AlertId
+    server: ServerId
+    session: SessionId | None
+    host: Host
     metric: Metric
     severity: Severity
     percent: Amount | None

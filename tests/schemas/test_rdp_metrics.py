@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from schemas.canonical import InvalidModel, encode
 from schemas.envelope import InvalidEvent
+from schemas.errors import FormatError
 from schemas.rdp_metrics import (
     GIB,
     MIB,
@@ -35,6 +36,8 @@ from schemas.rdp_metrics import (
     still_open,
 )
 
+S1, S2 = "01a20c5b-f2fa-7557-ac1e-5c3397094c01", "01a20c5b-f2fa-7557-ac1e-5c3397094c02"
+R1, R2 = (f"01a20c5b-f2fa-7557-ac1e-5c3397094c1{number}" for number in (1, 2))
 LIMITS = MeasuredLimits(cpu=2.0, memory=1000 * MIB, disk=10 * GIB)
 RULES = [
     Rule("cpu", "warning", 80, 10, 60, 60, 120),
@@ -52,7 +55,7 @@ def usage(cpu: float | None = 0.0, memory: int = 0, disk: int | None = 0) -> Usa
 
 
 def sample(
-    cpu: float | None = 0.0, memory: int = 0, disk: int | None = 0, *, server: str = "s1",
+    cpu: float | None = 0.0, memory: int = 0, disk: int | None = 0, *, server: str = S1,
     sessions: dict[str, Usage] | None = None, limits: MeasuredLimits | None = LIMITS,
 ) -> ServerMetrics:  # fmt: skip
     """cpu, memory and disk of the server in percent of its limits."""
@@ -105,7 +108,7 @@ def test_an_alert_is_raised_when_it_was_over_for_long_enough_and_resolved_likewi
     assert machine.round(sample(cpu=10)) == []
     (resolved,) = machine.round(sample(cpu=12))
     assert resolved == AlertResolved(
-        id=raised.id, server="s1", session=None, host="desk7", metric="cpu", severity="warning",
+        id=raised.id, server=S1, session=None, host="desk7", metric="cpu", severity="warning",
         percent=12.0, resolution="below",
     )  # fmt: skip
     assert machine.watch == {}
@@ -129,13 +132,13 @@ def test_without_a_duration_one_sample_raises_and_one_resolves() -> None:
 
 def test_a_session_alerts_for_itself_and_its_alert_ends_with_it() -> None:
     machine = Machine({})
-    hot = {"r1": usage(cpu=1.8), "r2": usage(cpu=0.1)}
+    hot = {R1: usage(cpu=1.8), R2: usage(cpu=0.1)}
     for _ in range(2):
         machine.round(sample(cpu=95, sessions=hot))
     assert kinds(machine.round(sample(cpu=95, sessions=hot))) == [
-        ("AlertRaised", None, "cpu", "warning"), ("AlertRaised", "r1", "cpu", "warning"),
+        ("AlertRaised", None, "cpu", "warning"), ("AlertRaised", R1, "cpu", "warning"),
     ]  # fmt: skip
-    assert kinds(machine.round(sample(cpu=95))) == [("AlertResolved", "r1", "cpu", "ended")]
+    assert kinds(machine.round(sample(cpu=95))) == [("AlertResolved", R1, "cpu", "ended")]
     assert kinds(machine.round()) == [("AlertResolved", None, "cpu", "ended")]
     assert machine.watch == {}
 
@@ -149,7 +152,7 @@ def test_what_cannot_be_measured_changes_nothing() -> None:
     assert machine.round(sample(cpu=0, limits=None)) == []
     assert machine.watch == raised
     assert machine.round(sample(cpu=0)) == []
-    assert percents(sample(limits=None))[Subject("s1", None, "cpu")] is None
+    assert percents(sample(limits=None))[Subject(S1, None, "cpu")] is None
     none = MeasuredLimits(cpu=0, memory=0, disk=0)
     assert set(percents(sample(cpu=9, memory=9, disk=9, limits=none)).values()) == {None}
 
@@ -185,27 +188,27 @@ def test_after_a_restart_open_alerts_go_on_and_copies_change_nothing() -> None:
     machine = Machine({})
     told: list[Alert] = []
     for _ in range(3):
-        told += machine.round(sample(cpu=95, disk=95, server="s1"), sample(cpu=95, server="s2"))
-    told += machine.round(sample(cpu=95, disk=0, server="s1"), sample(cpu=95, server="s2"))
+        told += machine.round(sample(cpu=95, disk=95, server=S1), sample(cpu=95, server=S2))
+    told += machine.round(sample(cpu=95, disk=0, server=S1), sample(cpu=95, server=S2))
     assert len(told) == 4
     left = still_open([*told, *told])
-    assert {(one.server, one.metric) for one in left} == {("s1", "cpu"), ("s2", "cpu")}
+    assert {(one.server, one.metric) for one in left} == {(S1, "cpu"), (S2, "cpu")}
     watch, extra = resume(left, clock=5.0)
     assert extra == []
     watch, alerts = evaluate(watch, [sample(cpu=95)], RULES, clock=10, now=START)
     assert kinds(alerts) == [("AlertResolved", None, "cpu", "ended")]
-    assert alerts[0].server == "s2"
+    assert alerts[0].server == S2
     for clock in (40, 70, 99):
         watch, alerts = evaluate(watch, [sample(cpu=5)], RULES, clock=clock, now=START)
         assert alerts == []
     watch, alerts = evaluate(watch, [sample(cpu=5)], RULES, clock=100, now=START)
-    assert [one.id for one in alerts] == [one.id for one in left if one.server == "s1"]
+    assert [one.id for one in alerts] == [one.id for one in left if one.server == S1]
 
 
 def test_of_two_alerts_about_the_same_the_newer_one_goes_on() -> None:
     def raised(since: int) -> AlertRaised:
         return AlertRaised(
-            id=alert_id(Subject("s1", None, "cpu"), since), server="s1", session=None, host="h",
+            id=alert_id(Subject(S1, None, "cpu"), since), server=S1, session=None, host="h",
             metric="cpu", severity="warning", percent=90.0, over=80.0, since=since,
         )  # fmt: skip
 
@@ -236,14 +239,14 @@ def test_events_are_read_as_they_were_written() -> None:
     (over,) = machine.round(sample(disk=0))
     resolved = alert_event(over, "lucid/rdp-monitor/desk7")
     assert resolved.id == f"{over.id}-resolved"
-    metrics = MetricsEvent(sample(sessions={"r1": usage()}), "lucid/rdp-monitor/desk7", "s1")
+    metrics = MetricsEvent(sample(sessions={R1: usage()}), "lucid/rdp-monitor/desk7", S1)
     for event in (raised, resolved, metrics):
         assert type(event).from_kafka(*event.to_kafka()) == event
 
 
 def test_an_event_whose_subject_is_another_server_is_refused() -> None:
     for event in (
-        AlertEvent(an_alert(), "lucid/m/h", "s2"), MetricsEvent(sample(), "lucid/m/h", "s2"),
+        AlertEvent(an_alert(), "lucid/m/h", S2), MetricsEvent(sample(), "lucid/m/h", S2),
     ):  # fmt: skip
         with pytest.raises(InvalidEvent, match="another server"):
             type(event).from_kafka(*event.to_kafka())
@@ -256,7 +259,7 @@ def test_an_event_whose_subject_is_another_server_is_refused() -> None:
 )  # fmt: skip
 def test_what_is_out_of_range_is_refused(changes: dict[str, Any]) -> None:
     fields = {**sample().model_dump(), **changes}
-    with pytest.raises(ValueError):
+    with pytest.raises((ValueError, FormatError)):
         ServerMetrics.model_validate(fields)
 
 

@@ -162,6 +162,6 @@ def belongs_to_display(ref: Ref, display: str, proc: Path = PROC) -> bool:
 
 def _display(text: str) -> str:
     """`:10` of `:10`, `:10.0` and `unix:10`."""
-    host, _, rest = text.rpartition(":")
+    host, colon, rest = text.rpartition(":")
     number = rest.partition(".")[0]
-    return f":{number}" if host in ("", "unix", "localhost") else text
+    return f":{number}" if colon and host in ("", "unix", "localhost") else text

@@ -14,6 +14,7 @@ import pwd
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import structlog
@@ -110,11 +111,13 @@ class Sampler:
         """The members of every tree."""
         found: dict[Key, dict[Ref, Stat]] = {}
         for server in servers:
+            whole = self._tree(table, (server.server, None), server.roots)
+            found[server.server, None] = whole
             for one in server.sessions:
+                roots = session_roots(table, server, whole, one)
                 found[server.server, one.session] = self._tree(
-                    table, (server.server, one.session), one.roots
+                    table, (server.server, one.session), roots
                 )
-            found[server.server, None] = self._tree(table, (server.server, None), server.roots)
         self._adopt(table, servers, found)
         for server in servers:
             for one in server.sessions:
@@ -129,9 +132,9 @@ class Sampler:
     ) -> None:
         """Give programs that left their parents to the session on whose display they started."""
         sessions = [
-            (server.server, one, uid)
+            (server.server, one, one.uid)
             for server in servers for one in server.sessions
-            if one.display and (uid := _account(one.user)[0]) is not None
+            if one.display and one.uid is not None
         ]  # fmt: skip
         if not sessions:
             return
@@ -142,7 +145,7 @@ class Sampler:
             if stat.ref not in taken and (owner := owner_of(stat.ref, self._proc)) in users:
                 loose[owner].append(stat)
         for server, one, uid in sessions:
-            begun = min((root.started for root in one.roots), default=0)
+            begun = min((root.started for root in one.desktop), default=0)
             mine = [
                 stat.ref for stat in loose[uid]
                 if stat.ref.started >= begun
@@ -231,18 +234,37 @@ class Sampler:
         return this.inodes[ref]
 
 
-def _account(user: str) -> tuple[int | None, Path | None]:
-    """The number and the home of a user; None for one that this host does not know."""
+def session_roots(
+    table: Table, server: ServerTarget, whole: Members, session: SessionTarget
+) -> list[Ref]:
+    """What a session's tree begins with: its desktop, its clients' connections.
+
+    sesman's process for the session is the parent of both parts of the desktop, and of the
+    channel server, too, which no event names; it takes their place. A parent that is outside
+    of the server's tree, or one of the server's own processes, does not.
+    """
+    found = [*session.desktop, *session.connections]
+    parts = [table.get(ref) for ref in session.desktop]
+    parents = {part.parent for part in parts if part is not None}
+    if len(parts) > 1 and None not in parts and len(parents) == 1:
+        parent = table.by_pid.get(parents.pop())
+        if parent is not None and parent.ref in whole and parent.ref not in server.roots:
+            found.append(parent.ref)
+    return found
+
+
+@lru_cache(maxsize=256)
+def _home(uid: int) -> Path | None:
+    """The home of a user; None for one that this host does not know."""
     try:
-        found = pwd.getpwnam(user)
-    except (KeyError, ValueError):
-        return None, None
-    return found.pw_uid, Path(found.pw_dir)
+        return Path(pwd.getpwuid(uid).pw_dir)
+    except KeyError:
+        return None
 
 
 def homes_of(sessions: Iterable[SessionTarget]) -> set[Path]:
     """The homes of the sessions' users."""
-    homes = (_account(one.user)[1] for one in sessions if one.user)
+    homes = (_home(one.uid) for one in sessions if one.uid is not None)
     return {home for home in homes if home is not None}
 
 

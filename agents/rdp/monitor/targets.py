@@ -11,11 +11,15 @@ from schemas.rdp_metrics import MeasuredLimits
 
 @dataclass(frozen=True, slots=True)
 class SessionTarget:
-    """A session. display: such as `:10`, or empty while it is not known."""
+    """A session. desktop: its programs' first process and its X server, children of one parent.
+
+    connections: the processes of xrdp that serve its clients now. display: such as `:10`.
+    """
 
     session: str
-    roots: tuple[Ref, ...]
-    user: str = ""
+    desktop: tuple[Ref, ...]
+    connections: tuple[Ref, ...] = ()
+    uid: int | None = None
     display: str = ""
 
 

@@ -28,6 +28,7 @@ from schemas.rdp_config import DesiredServer, Limits, ServerConfig, XrdpConfigEv
 from schemas.rdp_metrics import Alert, AlertEvent, AlertRaised, AlertResolved, MetricsEvent
 from schemas.rdp_metrics import ServerMetrics as Sample
 from schemas.rdp_processes import ProcessChanged, ProcessRef, ServerPids, XrdpProcessEvent
+from schemas.rdp_session_events import RdpSessionChanged, RdpSessionEvent
 from schemas.sessions import new_session_id
 from tests.conftest import Stack
 from tests.rdp.monitor.trees import Tree, a_tree
@@ -71,6 +72,16 @@ class House:
             pids=pids, attempt=1, folder=folder,
         )  # fmt: skip
         await self.send("xrdp.process.events", XrdpProcessEvent(change, "lucid/test/h", server))
+
+    async def session(
+        self, server: str, session: str, seq: int, root: Ref, state: Any = "active"
+    ) -> None:
+        ref = ProcessRef(pid=root.pid, started=root.started)
+        data = RdpSessionChanged(
+            session=session, seq=seq, server=server, host=HOST, user="ada", uid=2**31,
+            display=":4790", leader=ref, xorg=ref, state=state, created=1, changed=1,
+        )  # fmt: skip
+        await self.send("rdp.session.events", RdpSessionEvent(data, "lucid/test/h", session))
 
     async def read(self, topic: str, kind: type[Event]) -> list[Any]:
         full = self.contract.topic(topic).full_name
@@ -166,6 +177,29 @@ async def test_servers_of_this_host_are_measured_and_no_others(
             return b"lucid_rdp_processes{" not in service.metrics.exposition()
 
         await until(gone)
+
+
+async def test_sessions_are_measured_as_long_as_they_last(
+    house: House, roots: tuple[Tree, Tree]
+) -> None:
+    server, session = new_id(), new_id()
+    desktop, xrdp = roots
+    await house.change(server, xrdp.ref)
+    await house.session(server, session, 0, desktop.ref)
+    async with monitor(house):
+
+        async def measured(*wanted: str) -> bool:
+            found = await house.samples()
+            return bool(found) and [one.session for one in found[-1].sessions] == [*wanted]
+
+        await until(lambda: measured(session))
+        newest = (await house.samples())[-1]
+        assert newest.sessions[0].usage.processes == 2
+        assert newest.usage.processes == 3
+        assert newest.limits is None
+        await house.session(server, session, 1, desktop.ref, state="terminated")
+        await house.session(server, session, 0, desktop.ref)
+        await until(measured)
 
 
 async def test_an_alert_is_raised_goes_on_over_restarts_and_is_resolved_once(
@@ -353,7 +387,7 @@ def test_more_servers_than_are_shown_are_added_up() -> None:
 
     registry = CollectorRegistry()
     metrics = MonitorMetrics(registry)
-    metrics.show([replace_server(sample(), f"s{number:03}") for number in range(60)])
+    metrics.show([replace_server(sample(), new_id()) for _ in range(60)])
     shown = [
         one.labels["server"]
         for family in registry.collect() if family.name == "lucid_rdp_processes"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import signal
 import socket
@@ -21,6 +20,8 @@ from agents.rdp.monitor.targets import ServerTarget, SessionTarget
 from schemas.rdp_metrics import MIB, MeasuredLimits, ServerMetrics
 from tests.rdp.monitor.trees import Tree, a_tree, until
 
+S1, S2 = "01a20c5b-f2fa-7557-ac1e-5c3397094c01", "01a20c5b-f2fa-7557-ac1e-5c3397094c02"
+R1, R2, R3, R4 = (f"01a20c5b-f2fa-7557-ac1e-5c3397094c1{number}" for number in (1, 2, 3, 4))
 LIMITS = MeasuredLimits(cpu=1.0, memory=512 * MIB, disk=1024**3)
 
 
@@ -58,16 +59,16 @@ def root() -> Iterator[Tree]:
         yield found
 
 
-def server(*roots: Ref, name: str = "s1", sessions: tuple[SessionTarget, ...] = ()) -> ServerTarget:
+def server(*roots: Ref, name: str = S1, sessions: tuple[SessionTarget, ...] = ()) -> ServerTarget:
     return ServerTarget(name, roots, LIMITS, None, sessions)
 
 
 def test_a_tree_is_its_root_and_all_that_descends_from_it(house: House) -> None:
     with a_tree(children=3) as one, a_tree(children=1) as other:
-        found = house.round(server(one.ref), server(other.ref, name="s2"))
+        found = house.round(server(one.ref), server(other.ref, name=S2))
         assert [sample.usage.processes for sample in found] == [4, 2]
         assert [sample.usage.threads for sample in found] == [4, 2]
-        assert [sample.server for sample in found] == ["s1", "s2"]
+        assert [sample.server for sample in found] == [S1, S2]
         assert found[0].host == "desk7"
         assert not found[0].partial
         one.tell("kill")
@@ -120,17 +121,36 @@ def test_memory_is_what_the_tree_holds_and_shared_pages_count_once(house: House)
 
 def test_a_session_is_part_of_its_server(house: House) -> None:
     with a_tree(children=2) as xrdp, a_tree(children=3) as desktop:
-        session = SessionTarget("r1", (desktop.ref,))
+        session = SessionTarget(R1, (desktop.ref,))
         target = server(xrdp.ref, sessions=(session,))
         house.round(target)
         desktop.tell("burn 0.2")
         (sample,) = house.round(target, seconds=1)
         assert sample.usage.processes == 7
         (part,) = sample.sessions
-        assert (part.session, part.usage.processes) == ("r1", 4)
+        assert (part.session, part.usage.processes) == (R1, 4)
         assert part.usage.cpu == pytest.approx(0.2, abs=0.05)
         assert sample.usage.cpu == pytest.approx(part.usage.cpu, abs=0.02)
         assert part.usage.memory < sample.usage.memory
+
+
+def test_a_session_has_all_that_its_process_of_sesman_started(house: House) -> None:
+    with a_tree(children=4) as sesman, a_tree(children=1) as client:
+        table = read_table(0)
+        below = [stat.ref for stat in table.by_pid.values() if stat.parent == sesman.process.pid]
+        whole = SessionTarget(R1, (below[0], below[1]), (client.ref,))
+        above = read_table(0).by_pid[os.getpid()].ref
+        (sample,) = house.round(server(above, sessions=(whole,)))
+        assert sample.sessions[0].usage.processes == 7
+        elsewhere = replace(whole, session=R4)
+        (sample,) = house.round(server(sessions=(elsewhere,), name=S2))
+        assert sample.sessions[0].usage.processes == 4
+        own = server(sesman.ref, sessions=(replace(whole, session=R2),))
+        (sample,) = house.round(own)
+        assert sample.sessions[0].usage.processes == 4
+        gone = SessionTarget(R3, (below[0], Ref(below[1].pid, 1)))
+        (sample,) = house.round(server(sessions=(gone,)))
+        assert sample.sessions[0].usage.processes == 1
 
 
 def test_a_reused_pid_is_no_member(house: House, root: Tree) -> None:
@@ -158,10 +178,11 @@ def parent_of(pid: int) -> int | None:
 
 def test_a_daemon_belongs_to_the_session_on_whose_display_it_was_started(house: House) -> None:
     with a_tree() as root:
-        mine = SessionTarget("r1", (root.ref,), getpass.getuser(), ":4711")
-        other = SessionTarget("r2", (root.ref,), getpass.getuser(), ":4712")
-        stranger = SessionTarget("r3", (root.ref,), "nobody", ":4711")
-        unknown = SessionTarget("r4", (root.ref,), "no-such-user", ":4711")
+        me = os.getuid()
+        mine = SessionTarget(R1, (root.ref,), uid=me, display=":4711")
+        other = SessionTarget(R2, (root.ref,), uid=me, display=":4712")
+        stranger = SessionTarget(R3, (root.ref,), uid=me + 1, display=":4711")
+        unknown = SessionTarget(R4, (root.ref,), display=":4711")
         target = server(root.ref, sessions=(mine, other, stranger, unknown))
         house.round(target)
         root.tell("daemon unix:4711.0")
@@ -273,11 +294,11 @@ def test_disk_is_that_of_the_folder_and_of_the_homes(
     for path, size in ((folder, 10), (home, 100)):
         path.mkdir()
         (path / "file").write_bytes(b"x" * size * PAGE)
-    monkeypatch.setattr(module, "_account", lambda user: (None, home) if user else (None, None))
+    monkeypatch.setattr(module, "_home", {7: home, 8: None}.get)
     clock, disk = Clock(), Disk()
     house = House(clock, Sampler(host="h", disk=disk, clock=clock))
     target = replace(
-        server(root.ref, sessions=(SessionTarget("r1", (), "ada"), SessionTarget("r2", ()))),
+        server(root.ref, sessions=(SessionTarget(R1, (), uid=7), SessionTarget(R2, (), uid=8))),
         folder=folder,
     )
     assert folders_of(target) == {folder, home}
