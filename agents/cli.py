@@ -17,6 +17,8 @@ from agents.platform import (
     topic_commands,
 )
 from agents.platform.stack import commands as stack
+from agents.rdp.controller import commands as rdp_sessions
+from agents.rdp.server_manager import commands as rdp
 from agents.run import run
 from agents.session.processor import commands as processor
 from agents.session.recorder import commands as recorder
@@ -42,6 +44,8 @@ app.add_typer(projection_commands.app, name="projections", help="Rebuild views f
 app.add_typer(token_commands.app, name="token", help="Issue and revoke access to the read API")
 app.add_typer(retention_commands.app, name="retention", help="Delete what policies do not keep")
 app.add_typer(hold_commands.app, name="hold", help="Forbid deleting, whatever policies say")
+app.add_typer(rdp.app, name="rdp", help="Desktops that are recorded: RDP servers")
+app.add_typer(rdp_sessions.app, name="rdp-sessions", help="Desktop sessions: list, end them")
 app.command("record")(recorder.record)
 app.command("run")(run)
 app.command("scrub")(storage.scrub)

@@ -17,6 +17,9 @@ class ServiceName(StrEnum):
     STORAGE = "storage"
     PIPELINE = "pipeline"
     API = "api"
+    RDP_CONTROLLER = "rdp-controller"
+    RDP_SERVER_MANAGER = "rdp-server-manager"
+    XRDP = "xrdp"
     RDP_MONITOR = "rdp-monitor"
 
 
@@ -26,6 +29,9 @@ ROOMS = {
     ServiceName.STORAGE: "agents.session.storage",
     ServiceName.PIPELINE: "agents.session.pipeline",
     ServiceName.API: "agents.session.api",
+    ServiceName.RDP_CONTROLLER: "agents.rdp.controller",
+    ServiceName.RDP_SERVER_MANAGER: "agents.rdp.server_manager",
+    ServiceName.XRDP: "agents.rdp.xrdp",
     ServiceName.RDP_MONITOR: "agents.rdp.monitor",
 }
 

@@ -11,8 +11,14 @@ from agents.platform.settings import SECTIONS, Section, Settings
 PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
 
 
-HOMES = {"retention": "session.storage.retention_settings", "monitor": "rdp.monitor.settings"}
-"""Sections that do not stand in the settings of a room of their name."""
+HOMES = {
+    "retention": "session.storage.retention_settings",
+    "server_manager": "rdp.server_manager.settings",
+    "xrdp": "rdp.xrdp.settings",
+    "controller": "rdp.controller.settings",
+    "monitor": "rdp.monitor.settings",
+}
+"""Sections that do not stand in the settings of a session room of their name."""
 
 
 def sections() -> list[type[Section]]:
@@ -21,7 +27,7 @@ def sections() -> list[type[Section]]:
         for name in SECTIONS
     ]
     found = [
-        getattr(room, f"{name.capitalize()}Settings")
+        getattr(room, f"{name.title().replace('_', '')}Settings")
         for room, name in zip(rooms, SECTIONS, strict=True)
     ]
     return [Settings, *found]

@@ -36,7 +36,10 @@ from pydantic_settings import SettingsError as UnreadableVariable
 from schemas.errors import LucidError
 
 CONFIG_VARIABLE = "LUCID_CONFIG"
-SECTIONS = ("recorder", "processor", "storage", "pipeline", "api", "retention", "monitor")
+SECTIONS = (
+    "recorder", "processor", "storage", "pipeline", "api", "retention", "server_manager", "xrdp",
+    "controller", "monitor",
+)  # fmt: skip
 
 
 class SettingsError(LucidError):

@@ -27,6 +27,9 @@ PACKAGES = {
     "xdotool": "xdotool",
     "ffmpeg": "ffmpeg",
     "openbox": "openbox",
+    "xrdp": "xrdp",
+    "xrdp-sesman": "xrdp",
+    "xfreerdp": "freerdp2-x11",
 }
 
 

@@ -63,6 +63,7 @@ REFUSAL_SECONDS = 10  # for which a refusal is shown
 XMESSAGE = "/usr/bin/xmessage"
 CODES = ("logged_off", "told", "refused", "notice", "away", "x_gone", "signal", "no_program")
 AGREED, LEFT = 100, 101  # exit statuses of xmessage; its own failures are below
+MARK = "LUCID_RDP_GATE"
 PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 4, 36
 
 
@@ -84,6 +85,11 @@ def descendants(pid: int) -> list[int]:
         found += below
         queue += below
     return found
+
+
+def started() -> str:
+    """When this process began, in clock ticks since boot (proc(5), field 22)."""
+    return Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]
 
 
 def tell(pids: Iterable[int], number: int) -> None:
@@ -304,8 +310,10 @@ class Gate:
 
     def start(self) -> None:
         self.state = "running"
+        # By this mark what is left of a session is found when its gate was killed.
+        env = {**os.environ, MARK: f"{os.getpid()}.{started()}"}
         try:
-            self.child = subprocess.Popen(self.options.command, start_new_session=True)
+            self.child = subprocess.Popen(self.options.command, start_new_session=True, env=env)
         except OSError as error:
             self.end("no_program", f"the session's program does not start: {error}")
 
