@@ -36,7 +36,10 @@ class Ref(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Stat:
-    """What /proc/PID/stat says. own: user and system ticks; reaped: those of its dead children."""
+    """What /proc/PID/stat says. own: user and system ticks; reaped: those of its dead children.
+
+    dead: it has ended, and its parent has not taken note yet: its ticks are all that is left.
+    """
 
     ref: Ref
     parent: int
@@ -44,6 +47,7 @@ class Stat:
     reaped: int
     threads: int
     rss: int
+    dead: bool = False
 
 
 def read_stat(pid: int, proc: Path = PROC) -> Stat | None:
@@ -56,6 +60,7 @@ def read_stat(pid: int, proc: Path = PROC) -> Stat | None:
         return Stat(
             Ref(pid, int(fields[19])), int(fields[1]), int(fields[11]) + int(fields[12]),
             int(fields[13]) + int(fields[14]), int(fields[17]), int(fields[21]) * PAGE,
+            fields[0] in (b"Z", b"X"),
         )  # fmt: skip
     except (OSError, ValueError, IndexError):
         return None

@@ -186,14 +186,15 @@ class Sampler:
         self, this: _Round, key: Key, members: Mapping[Key, Members], disk: int | None
     ) -> _Read:
         mine = members[key]
-        memory = [self._memory(this, stat) for stat in mine.values()]
+        living = [stat for stat in mine.values() if not stat.dead]
+        memory = [self._memory(this, stat) for stat in living]
         known = [one for one in memory if one is not None]
-        inodes = [self._inodes(this, ref) for ref in mine]
+        inodes = [self._inodes(this, stat.ref) for stat in living]
         opened = {inode for some in inodes if some is not None for inode in some}
         partial = not all(whole for _, whole in known) or any(some is None for some in inodes)
         usage = Usage(
             cpu=self._cpu(this, key, mine), memory=sum(size for size, _ in known), disk=disk,
-            processes=len(mine), threads=sum(stat.threads for stat in mine.values()),
+            processes=len(living), threads=sum(stat.threads for stat in living),
             **self._traffic(this, opened),
         )  # fmt: skip
         return _Read(usage, partial, len(memory) - len(known))

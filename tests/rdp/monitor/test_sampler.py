@@ -119,6 +119,18 @@ def test_memory_is_what_the_tree_holds_and_shared_pages_count_once(house: House)
         assert after.usage.memory - before.usage.memory == pytest.approx(64 * MIB, rel=0.05)
 
 
+def test_a_process_that_nobody_has_reaped_is_none_but_for_its_time(house: House) -> None:
+    with a_tree() as root:
+        house.round(server(root.ref))
+        root.tell("zombie 0.2")
+        (sample,) = house.round(server(root.ref), seconds=1)
+        assert (sample.usage.processes, sample.usage.threads, sample.vanished) == (1, 1, 0)
+        assert sample.usage.cpu == pytest.approx(0.2, abs=0.05)
+        root.tell("wait")
+        (sample,) = house.round(server(root.ref), seconds=1)
+        assert sample.usage.cpu == pytest.approx(0.0, abs=0.02)
+
+
 def test_a_session_is_part_of_its_server(house: House) -> None:
     with a_tree(children=2) as xrdp, a_tree(children=3) as desktop:
         session = SessionTarget(R1, (desktop.ref,))

@@ -45,6 +45,14 @@ for line in sys.stdin:
             burn(float(rest))
             os._exit(0)
         os.waitpid(pid, 0)
+    elif word == "zombie":
+        pid = os.fork()
+        if pid == 0:
+            burn(float(rest))
+            os._exit(0)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    elif word == "wait":
+        os.wait()
     elif word == "kill":
         pid = children.pop()
         os.kill(pid, signal.SIGTERM)
