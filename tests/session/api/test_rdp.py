@@ -62,10 +62,10 @@ async def test_a_server_is_shown_with_all_that_is_known_of_it(api: Running) -> N
     assert metrics["limits"]["cpu"] == 2.0
     (alert,) = (await api.get(f"{R}/alerts")).json["alerts"]
     assert (alert["metric"], alert["percent"], alert["resolved"]) == ("cpu", 91.5, None)
+    await _what_happens_next_is_shown(api)
 
 
-async def test_what_happens_next_is_shown(api: Running) -> None:
-    await told(api)
+async def _what_happens_next_is_shown(api: Running) -> None:
     await tell(
         api.yard, ("rdp.server.events", made.server(2, "stopped")), ("rdp.alerts", made.over()),
         ("rdp.session.events", made.desktop(1, "terminated")),
@@ -117,7 +117,21 @@ async def test_servers_and_ports_are_listed_filtered_and_paged(api: Running) -> 
     assert [one["port"] for one in blocked] == [14000]
 
 
+async def _of_a_server_that_nobody_has_heard_of_more_the_rest_is_empty(api: Running) -> None:
+    await tell(api.yard, ("rdp.server.events", made.server()),
+               ("rdp.session.events", made.notice()))  # fmt: skip
+    shown = await api.until(ONE, lambda one: one.status == 200)
+    assert shown.json["processes"] is None
+    for what in ("sessions", "connections", "alerts"):
+        assert (await api.get(f"{ONE}/{what}")).json == {what: []}
+    assert (await api.get(f"{ONE}/metrics")).json == {
+        "server": SERVER, "limits": None, "newest": None, "samples": []}  # fmt: skip
+    found = await api.get(f"{R}/sessions/{DESKTOP}")
+    assert (found.status, found.json["code"]) == (404, "LUCID_ERR_3001")
+
+
 async def test_a_server_outside_of_the_scope_does_not_exist(api: Running) -> None:
+    await _of_a_server_that_nobody_has_heard_of_more_the_rest_is_empty(api)
     await told(api)
     token = api.yard.token
     hers = token(Role.SESSION_OPERATOR, owners=["ada"])
@@ -150,19 +164,6 @@ def _same(one: Answer, other: Answer) -> bool:
     return (one.json["code"], one.json["title"]) == (other.json["code"], other.json["title"])
 
 
-async def test_of_a_server_that_nobody_has_heard_of_more_the_rest_is_empty(api: Running) -> None:
-    await tell(api.yard, ("rdp.server.events", made.server()),
-               ("rdp.session.events", made.notice()))  # fmt: skip
-    shown = await api.until(ONE, lambda one: one.status == 200)
-    assert shown.json["processes"] is None
-    for what in ("sessions", "connections", "alerts"):
-        assert (await api.get(f"{ONE}/{what}")).json == {what: []}
-    assert (await api.get(f"{ONE}/metrics")).json == {
-        "server": SERVER, "limits": None, "newest": None, "samples": []}  # fmt: skip
-    found = await api.get(f"{R}/sessions/{DESKTOP}")
-    assert (found.status, found.json["code"]) == (404, "LUCID_ERR_3001")
-
-
 async def test_a_record_that_is_no_event_is_a_dead_letter_of_the_api(api: Running) -> None:
     topics = {view.topic for view in RDP_VIEWS}
     for topic in topics:
@@ -177,11 +178,10 @@ async def test_a_record_that_is_no_event_is_a_dead_letter_of_the_api(api: Runnin
         )  # fmt: skip
 
     await api.until("/metrics", lambda one: refused(one) == len(topics))
+    await _every_view_is_built_anew_to_the_same(api.yard)
 
 
-async def test_every_view_is_built_anew_to_the_same(api: Running) -> None:
-    await told(api)
-    yard = api.yard
+async def _every_view_is_built_anew_to_the_same(yard: Yard) -> None:
 
     async def documents(name: str) -> dict[str, dict[str, Any]]:
         return {one["_id"]: {**one, "version": 0} for one in await yard.catalog.find(name)}
