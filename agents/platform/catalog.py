@@ -54,6 +54,7 @@ PROJECTED = frozenset(
         "audit",
         "receipts",
         "rdp_servers",
+        "rdp_roster",
         "rdp_processes",
         "rdp_ports",
         "rdp_sessions",
@@ -66,7 +67,7 @@ PROJECTED = frozenset(
 """Names that stand for another collection."""
 PACKED = {"chunk_pages": "chunks", "session_events": "events", "audit": "entries",
           "receipts": "receipts", "rdp_desktops": "desktops", "rdp_history": "samples",
-          "rdp_alerts": "alerts"}  # fmt: skip
+          "rdp_alerts": "alerts", "rdp_roster": "servers", "rdp_ports": "ports"}  # fmt: skip
 """Fields that hold many entries, stored as JSON text: what a catalog does with a document then
 depends on its bytes and not on its thousands of fields."""
 _DUPLICATE = 11000

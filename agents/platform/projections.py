@@ -41,6 +41,7 @@ REGISTRY = {
     "audit": "agents.session.api.audit_view:AUDIT",
     "receipts": "agents.session.api.receipts_view:RECEIPTS",
     "rdp_servers": "agents.session.api.rdp_views:SERVERS",
+    "rdp_roster": "agents.session.api.rdp_views:ROSTER_VIEW",
     "rdp_processes": "agents.session.api.rdp_views:PROCESSES",
     "rdp_ports": "agents.session.api.rdp_views:PORTS",
     "rdp_sessions": "agents.session.api.rdp_views:SESSIONS",

@@ -2,16 +2,18 @@
 
     rdp_servers     {_id: server, …ServerChanged}            the newest version
     rdp_processes   {_id: server, …ProcessChanged}           by its seq
-    rdp_ports       {_id: "<host>/<port>", …PortChanged}     the newest
+    rdp_roster      {_id: ROSTER, servers: {id: …}}          all that are not deleted, in one
+    rdp_ports       {_id: host, ports: {port: …}}            every port that was ever taken
     rdp_sessions    {_id: session, …RdpSession, notice, recorded}
     rdp_desktops    {_id: server, desktops: {sessions: {id: …}, connections: {id: …}}}
     rdp_metrics     {_id: server, …ServerMetrics}            the newest sample
     rdp_history     {_id: "<server>/<slot>", samples: […]}   SLOTS slots of SLOT_MINUTES
     rdp_alerts      {_id: server, alerts: {open: {id: …}, recent: […]}}
 
-Each has its event's time as `time`, microseconds. A page that fills without end would be
-there for ever, for nothing here expires: histories are rings, lists keep what runs and the
-newest of what is over.
+Each entry has its event's time as `time`, microseconds. What a list shows is in a document or
+a few, found by their `_id`: nothing here expires, so that a list which reads every server that
+ever was gets slower for ever. Histories are rings, lists keep what runs and the newest of what
+is over.
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ MOST_SAMPLES = 120
 """Of a slot; at the default pace it has 20."""
 SLOT_US = SLOT_MINUTES * 60 * 1_000_000
 MOST_OVER = 200
-"""Sessions, and connections, of a server that are over and still listed."""
+"""Sessions, and connections, of a server that are over and still listed; deleted servers."""
+ROSTER = "servers"
 MOST_RECENT = 100
 """Alerts of a server that are over and still listed."""
 RUNS = frozenset({"creating", "active", "idle", "suspended", "connecting", "connected"})
@@ -72,6 +75,31 @@ class Servers(Folding[ServerEvent]):
         return {**document, **fields, "revision": fields.pop("version")}
 
 
+class Roster(Folding[ServerEvent]):
+    """The servers that a list shows: those that are there, and the newest that were deleted."""
+
+    name = "rdp_roster"
+    topic = "rdp.server.events"
+    kind = ServerEvent
+
+    def subject(self, event: ServerEvent, record: Record) -> str | None:
+        return ROSTER if isinstance(event.data, ServerChanged) else None
+
+    def apply(self, document: Document, event: ServerEvent, record: Record) -> Document:
+        data = event.data
+        assert isinstance(data, ServerChanged)
+        servers = document.get("servers", {})
+        if data.version <= servers.get(data.server, {}).get("revision", 0):
+            return document
+        fields = _fields(data, event.micros)
+        known = {**servers, data.server: {**fields, "revision": fields.pop("version")}}
+        over = sorted(
+            (one["time"], name) for name, one in known.items() if one["state"] == "deleted"
+        )
+        gone = {name for _, name in over[: max(0, len(over) - MOST_OVER)]}
+        return {**document, "servers": _without(known, *gone)}
+
+
 class Processes(Folding[XrdpProcessEvent]):
     """What each server's processes were last said to be."""
 
@@ -90,17 +118,19 @@ class Processes(Folding[XrdpProcessEvent]):
 
 
 class Ports(Folding[PortEvent]):
-    """Each port that was ever anything but available."""
+    """Each port of a host that was ever anything but available."""
 
     name = "rdp_ports"
     topic = "rdp.port.events"
     kind = PortEvent
 
     def subject(self, event: PortEvent, record: Record) -> str | None:
-        return f"{event.change.host}/{event.change.port}"
+        return event.change.host
 
     def apply(self, document: Document, event: PortEvent, record: Record) -> Document:
-        return {**document, **_fields(event.change, event.micros)}
+        ports = document.get("ports", {})
+        entry = _fields(event.change, event.micros)
+        return {**document, "ports": {**ports, str(event.change.port): entry}}
 
 
 class Sessions(Folding[RdpSessionEvent]):
@@ -229,7 +259,9 @@ def _without(fields: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name not in names}
 
 
-SERVERS, PROCESSES, PORTS = Servers(), Processes(), Ports()
+SERVERS, ROSTER_VIEW, PROCESSES, PORTS = Servers(), Roster(), Processes(), Ports()
 SESSIONS, DESKTOPS = Sessions(), Desktops()
 METRICS, HISTORY, ALERTS = Metrics(), History(), Alerts()
-RDP_VIEWS = (SERVERS, PROCESSES, PORTS, SESSIONS, DESKTOPS, METRICS, HISTORY, ALERTS)
+RDP_VIEWS = (
+    SERVERS, ROSTER_VIEW, PROCESSES, PORTS, SESSIONS, DESKTOPS, METRICS, HISTORY, ALERTS,
+)  # fmt: skip

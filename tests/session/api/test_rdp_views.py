@@ -22,6 +22,7 @@ from agents.session.api.rdp_views import (
     PORTS,
     PROCESSES,
     RDP_VIEWS,
+    ROSTER_VIEW,
     SERVERS,
     SESSIONS,
     SLOT_MINUTES,
@@ -58,7 +59,7 @@ def test_every_view_is_known_where_views_are_named() -> None:
     assert names <= PROJECTED
     assert names == {name for name in REGISTRY if name.startswith("rdp_")}
     assert all(find_projection(view.name) is view for view in RDP_VIEWS)
-    assert {"rdp_desktops", "rdp_history", "rdp_alerts"} <= PACKED.keys()
+    assert {"rdp_desktops", "rdp_history", "rdp_alerts", "rdp_roster", "rdp_ports"} <= PACKED.keys()
 
 
 async def test_a_server_is_as_its_newest_version_has_it() -> None:
@@ -78,8 +79,19 @@ async def test_processes_are_as_their_highest_sequence_number_has_them() -> None
 async def test_a_port_is_as_the_last_event_has_it() -> None:
     events = [made.port(), made.port(13390), made.port(13389, "reserved", SERVER, AT)]
     found = await fold(PORTS, events)
-    assert {key: one["state"] for key, one in found.items()} == {
-        "desk7/13389": "reserved", "desk7/13390": "allocated"}  # fmt: skip
+    assert found.keys() == {made.HOST}
+    assert {key: one["state"] for key, one in found[made.HOST]["ports"].items()} == {
+        "13389": "reserved", "13390": "allocated"}  # fmt: skip
+
+
+async def test_the_roster_has_who_is_there_and_the_newest_that_were_deleted() -> None:
+    names = sorted(str(new_session_id()) for _ in range(MOST_OVER + 3))
+    gone = [made.server(1, "deleted", name=name) for name in names]
+    events = [made.server(2), made.server(1, "creating"), *gone, made.answered()]
+    (document,) = (await fold(ROSTER_VIEW, events)).values()
+    assert document["servers"].keys() == {SERVER, *names[3:]}
+    assert document["servers"][SERVER]["state"] == "running"
+    assert document["servers"][SERVER]["revision"] == 2
 
 
 async def test_a_session_has_its_notice_and_the_news_of_its_recording() -> None:

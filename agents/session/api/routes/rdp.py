@@ -23,7 +23,7 @@ from agents.session.api.guard import (
     sees_server,
 )
 from agents.session.api.problems import ApiProblem, Code, responses
-from agents.session.api.rdp_views import SLOTS, slot_key
+from agents.session.api.rdp_views import ROSTER, SLOTS, slot_key
 from agents.session.api.support import json_bytes, read_cursor, reply, write_cursor
 from schemas.access import EVERYTHING
 from schemas.rdp_states import PortState, ServerState
@@ -41,7 +41,7 @@ async def list_rdp_servers(
     state: Annotated[ServerState | None, Query(description="Only servers in this state")] = None,
     host: Text = "",
     owner: Text = "",
-    deleted: Annotated[bool, Query(description="Whether deleted ones are among them")] = False,
+    deleted: Annotated[bool, Query(description="With the newest 200 deleted ones")] = False,
     limit: Annotated[int, Query(ge=1, le=MAX_LIMIT)] = 50,
     cursor: Annotated[str | None, Query(max_length=512)] = None,
 ) -> Response:
@@ -50,21 +50,22 @@ async def list_rdp_servers(
     below = "~" if cursor is None else read_cursor(cursor, about, (str,))[0]
     found = [
         one for one in await _servers(request, who)
-        if one["_id"] < below
+        if one["server"] < below
         and state in (None, one["state"])
         and host in ("", one["host"]) and owner in ("", one["owner"])
         and (deleted or state == "deleted" or one["state"] != "deleted")
     ]  # fmt: skip
     page = found[:limit]
-    more = write_cursor([page[-1]["_id"]], about) if len(found) > limit else None
+    more = write_cursor([page[-1]["server"]], about) if len(found) > limit else None
     body = {"servers": [_server(one) for one in page], "next": more}
     return reply(request, json_bytes(body), items=len(page))
 
 
-async def _servers(request: Request, who: Reader) -> list[Document]:
-    """Every RDP server in the reader's scope, the newest first: ids are made in time's order."""
-    found = await api_of(request).catalog.find("rdp_servers", newest_first=True)
-    return [one for one in found if sees_server(who.claims, one)]
+async def _servers(request: Request, who: Reader) -> list[dict[str, Any]]:
+    """The listed RDP servers in the reader's scope, the newest first: ids tell of the time."""
+    found = await api_of(request).catalog.get("rdp_roster", ROSTER) or {}
+    servers = sorted(found.get("servers", {}).items(), reverse=True)
+    return [one for _, one in servers if sees_server(who.claims, one)]
 
 
 def _server(document: Document) -> dict[str, Any]:
@@ -187,12 +188,11 @@ async def list_server_alerts(request: Request, server: VisibleServer) -> Respons
 @router.get("/alerts", response_model=models.RdpAlertList, responses=responses())
 async def list_open_alerts(request: Request, who: ReaderOf) -> Response:
     """The alerts that are raised now, of all RDP servers in the reader's scope."""
-    mine = {one["_id"] for one in await _servers(request, who)}
-    found = await api_of(request).catalog.find("rdp_alerts")
-    return _alerts(
-        request,
-        [alert for one in found if one["_id"] in mine for alert in one["alerts"]["open"].values()],
-    )
+    catalog = api_of(request).catalog
+    mine = [one["server"] for one in await _servers(request, who) if one["state"] != "deleted"]
+    found = await asyncio.gather(*(catalog.get("rdp_alerts", server) for server in mine))
+    opened = [one["alerts"]["open"].values() for one in found if one is not None]
+    return _alerts(request, [alert for alerts in opened for alert in alerts])
 
 
 def _alerts(request: Request, alerts: Iterable[dict[str, Any]]) -> Response:
@@ -210,9 +210,10 @@ async def list_rdp_ports(
 ) -> Response:
     """The ports of RDP servers. One that no server has is shown to those who see everything."""
     everything = who.claims.owners == who.claims.projects == (EVERYTHING,)
-    mine = {one["_id"] for one in await _servers(request, who)}
+    mine = {one["server"] for one in await _servers(request, who)}
+    hosts = await api_of(request).catalog.find("rdp_ports")
     found = [
-        one for one in await api_of(request).catalog.find("rdp_ports")
+        one for of_host in hosts for one in of_host["ports"].values()
         if (one["server"] in mine or everything)
         and state in (None, one["state"]) and host in ("", one["host"])
     ]  # fmt: skip
