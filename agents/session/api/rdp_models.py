@@ -38,6 +38,10 @@ _CONNECTION: dict[str, Any] = {
     "session": DESKTOP, "address": "192.0.2.7:50123", "state": "connected", "reason": "",
     "created": AT, "changed": AT,
 }  # fmt: skip
+_PORT: dict[str, Any] = {
+    "host": "desk7", "port": 13389, "state": "allocated", "server": SERVER, "until": None,
+    "reason": "created", "changed": AT,
+}  # fmt: skip
 _USAGE: dict[str, Any] = {
     "cpu": 0.41, "memory": 402653184, "disk": 73400320, "processes": 14, "threads": 31,
     "connections": 1, "received": 81234, "sent": 4800000, "packets_received": 911,
@@ -185,9 +189,7 @@ class RdpConnectionList(BaseModel):
 class RdpPortItem(BaseModel):
     """A port of a host. until: when its reservation ends, null unless it is reserved."""
 
-    model_config = _example({
-        "host": "desk7", "port": 13389, "state": "allocated", "server": SERVER, "until": None,
-        "reason": "created", "changed": AT})  # fmt: skip
+    model_config = _example(_PORT)
 
     host: str
     port: int
@@ -200,6 +202,8 @@ class RdpPortItem(BaseModel):
 
 class RdpPortList(BaseModel):
     """Every port that was ever anything but available, by host and number."""
+
+    model_config = _example({"ports": [_PORT]})
 
     ports: list[RdpPortItem]
 

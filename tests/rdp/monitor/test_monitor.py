@@ -15,7 +15,7 @@ import pytest
 from agents.platform.contract import Contract, apply_contract, load_contract
 from agents.platform.producer import Producer
 from agents.platform.retry import Transient
-from agents.platform.service import Service, make_service, serve
+from agents.platform.service import Service, StopSignal, make_service, serve
 from agents.platform.settings import Settings
 from agents.platform.topic_reader import read_topic
 from agents.rdp.monitor.agent import AnotherMonitor, alone, build
@@ -355,6 +355,25 @@ async def test_alerts_wait_for_the_broker_and_samples_do_not(tmp_path: Path) -> 
     assert registry.get_sample_value("lucid_rdp_samples_unsent_total") == 1
     now[0] += 100
     with pytest.raises(Transient, match="100 s ago"):
+        await rounds.healthy()
+
+
+async def test_a_monitor_that_is_stopped_before_it_knows_anything_measures_nothing(
+    tmp_path: Path,
+) -> None:
+    from prometheus_client import CollectorRegistry
+
+    rounds = Rounds(
+        MonitorSettings(port=0), Fake([]), NoDisk(), Broker(), list,  # type: ignore[arg-type]
+        MonitorMetrics(CollectorRegistry()), ready=asyncio.Event(),
+        settings=Settings.load(home=tmp_path),
+    )  # fmt: skip
+    stop = StopSignal()
+    running = asyncio.create_task(rounds.run(stop))
+    await asyncio.sleep(0)
+    stop.set()
+    await asyncio.wait_for(running, 5)
+    with pytest.raises(Transient):
         await rounds.healthy()
 
 
