@@ -197,28 +197,20 @@ def test_a_daemon_belongs_to_the_session_on_whose_display_it_was_started(house: 
         unknown = SessionTarget(R4, (root.ref,), display=":4711")
         target = server(root.ref, sessions=(mine, other, stranger, unknown))
         house.round(target)
-        root.tell("daemon unix:4711.0")
+        daemon = int(root.tell("daemon unix:4711.0", "daemon").split()[1])
         found: list[ServerMetrics] = []
 
         def adopted() -> bool:
             found[:] = house.round(target)
             return found[0].usage.processes == 2
 
-        until(adopted, "the daemon in the tree")
-        (sample,) = found
-        assert [one.usage.processes for one in sample.sessions] == [2, 1, 1, 1]
-        daemon = max(
-            (stat for stat in read_table(0).by_pid.values() if runs_sleep(stat.ref.pid)),
-            key=lambda stat: stat.ref.started,
-        )
-        os.kill(daemon.ref.pid, signal.SIGKILL)
-
-
-def runs_sleep(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes() == b"sleep\x00600\x00"
-    except OSError:
-        return False
+        try:
+            until(adopted, "the daemon in the tree")
+            assert parent_of(daemon) != root.process.pid
+            (sample,) = found
+            assert [one.usage.processes for one in sample.sessions] == [2, 1, 1, 1]
+        finally:
+            os.kill(daemon, signal.SIGKILL)
 
 
 def test_bytes_and_connections_are_the_kernels(house: House, root: Tree) -> None:

@@ -85,8 +85,10 @@ for line in sys.stdin:
             pid = os.fork()
             if pid == 0:
                 os.execvpe("sleep", ["sleep", "600"], {**os.environ, "DISPLAY": rest})
+            sys.stdout.write(f"daemon {pid}\n"); sys.stdout.flush()
             os._exit(0)
         os.wait()
+        continue
     print("done", flush=True)
 for pid in children:
     os.kill(pid, signal.SIGKILL)
