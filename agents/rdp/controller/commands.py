@@ -50,7 +50,7 @@ def list_sessions(
     as_json: AsJson = False,
 ) -> None:
     """All desktop sessions, newest first."""
-    found = asyncio.run(_read(Settings.load())).stories.values()
+    found = asyncio.run(read_listing(Settings.load())).stories.values()
     shown = [one for one in found if ended or one.session.state not in OVER]
     shown.sort(key=lambda one: one.session.created, reverse=True)
     if as_json:
@@ -71,7 +71,7 @@ def list_sessions(
 @app.command()
 def show(session: Session, as_json: AsJson = False) -> None:
     """One desktop session: what it is, and what happened to it."""
-    story = _find(asyncio.run(_read(Settings.load())), session)
+    story = _find(asyncio.run(read_listing(Settings.load())), session)
     if as_json:
         happened = [_line(event) for event in _in_order(story)]
         print_json({**_facts(story), "events": happened})
@@ -119,7 +119,7 @@ def terminate(
 def _order(action: SessionAction, session: str, reason: str, wait: float, as_json: bool) -> None:
     quiet()
     settings = Settings.load()
-    story = _find(asyncio.run(_read(settings)), session)
+    story = _find(asyncio.run(read_listing(settings)), session)
     command = RdpSessionCommand.model_validate(
         {"id": str(new_session_id()), "host": story.session.host, "session": session,
          "action": action, "reason": reason}
@@ -155,7 +155,7 @@ async def _send(
     return event.data
 
 
-async def _read(settings: Settings) -> Listing:
+async def read_listing(settings: Settings) -> Listing:
     """Everything that the topic still has."""
     listing = Listing()
     topic = load_contract(settings).topic("rdp.session.events").full_name

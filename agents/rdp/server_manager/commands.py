@@ -25,6 +25,7 @@ from schemas.rdp_commands import ServerAction, ServerCommand
 from schemas.rdp_servers import ServerCommandDone, ServerCommandRefused, ServerEvent
 from schemas.sessions import new_session_id
 
+PORT_RESULTS = {"block_port": "blocked", "unblock_port": "not blocked"}
 app = typer.Typer(help="RDP servers: desktops that are recorded.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="The server's name or id.")]
 Wait = Annotated[float, typer.Option(help="Seconds to wait for the answer; 0 does not wait.")]
@@ -239,7 +240,7 @@ def _send_and_tell(command: ServerCommand, name: str, wait: float, as_json: bool
         })  # fmt: skip
         return
     where = f", port {answer.port}" if answer.port and answer.server else ""
-    what = answer.state or f"{command.action.partition('_')[0]}ed"
+    what = answer.state or PORT_RESULTS[command.action]
     typer.echo(f"{name} is {what}{where}")
 
 

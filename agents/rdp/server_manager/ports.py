@@ -70,7 +70,7 @@ class PortBook:
             if own and port not in tried and wanted in (None, port):
                 await self._tell(document, correlation)
                 return int(port)
-        taken = {port: _until(document) for port, document in known.items()}
+        taken = {port: _until(document, server) for port, document in known.items()}
         first, last = (self.first, self.last) if wanted is None else (wanted, wanted)
         for port in candidates(first, last, taken, now):
             if port in tried:
@@ -160,10 +160,12 @@ def _key(host: str, port: int) -> str:
     return f"{host}:{port}"
 
 
-def _until(document: Document) -> int:
-    """Until when a port is not to be had; -1 for ever."""
+def _until(document: Document, server: str) -> int:
+    """Until when a port is not to be had by a server; -1 for ever."""
     if document["state"] == "available":
         return 0
+    if document["state"] == "reserved" and document["server"] == server:
+        return 0  # it rests for others
     return int(document["until"]) if document["state"] == "reserved" else -1
 
 

@@ -205,7 +205,8 @@ class ServerKeeper:
             pids, seen = NONE, Seen(False, False, 0, seen.now)
         await self.launcher.free_ports(wanted, pids)
         if not (seen.xrdp and seen.sesman):
-            made = self.launcher.write_files(wanted)
+            # A key takes a tenth of a second, and others are not to wait for it.
+            made = await asyncio.to_thread(self.launcher.write_files, wanted)
             if made:
                 log.info("certificate made", server=self.server, reason=made)
         self._save(self.life.model_copy(update={"applied": wanted, "boot": boot_id()}))

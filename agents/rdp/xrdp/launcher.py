@@ -202,7 +202,9 @@ class Launcher:
         around = ["unshare", "--mount", "--propagation", "slave"] if mount else []
         shell = ["/bin/sh", "-c", BIND if mount else PLAIN, "sh"]
         words = [*around, *shell, str(layout.sesman_ini), str(SYSTEM_SESMAN), *command]
-        with (layout.folder / "start.log").open("wb") as errors:
+        log_file = layout.folder / "start.log"
+        write_private(log_file, b"")
+        with log_file.open("ab") as errors:
             process = subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors,
                 start_new_session=True, cwd="/", env={"PATH": PATH, MARK: wanted.server},
@@ -275,11 +277,15 @@ class Launcher:
     async def end_all(self, server: str, pids: ServerPids) -> int:
         """End everything that belongs to a server; how many had to be killed.
 
-        First those two, so that they start nothing more; then what they leave behind.
+        First xrdp, so that nobody comes any more; then the gates, which end their desktops and
+        wait until the recordings are closed; then all that is left.
         """
-        mains = [one for one in (pids.xrdp, pids.sesman) if one is not None]
+        killed = await end_processes([pids.xrdp] if pids.xrdp else [], self.section.stop_within)
+        gates = [one for one in marked(MARK).get(server, []) if self._is_gate(server, one)]
+        killed += await end_processes(gates, self.section.desktops_within)
         deadline = Deadline(self.section.stop_within)
-        killed = await end_processes(mains, deadline.remaining())
+        sesman = [pids.sesman] if pids.sesman else []
+        killed += await end_processes(sesman, deadline.remaining())
         # Whoever was started while others were looked for is found by the next look.
         while left := marked(MARK).get(server, []):
             killed += await end_processes(left, deadline.remaining())
@@ -287,6 +293,10 @@ class Launcher:
                 break
         self.reap()
         return killed
+
+    def _is_gate(self, server: str, process: ProcessRef) -> bool:
+        public = str((self.folder / server).absolute() / "public")
+        return any(word.startswith(public) for word in command_of(process))
 
     def tidy(self, wanted: DesiredServer) -> None:
         """Remove what X servers and channel servers that were killed have left in /tmp and /run."""

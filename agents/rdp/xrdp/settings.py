@@ -40,6 +40,9 @@ class XrdpSettings(Section):
         10.0, gt=0, le=120, description="Seconds from start to the first good look"
     )
     stop_within: float = Field(10.0, ge=0, le=120, description="Seconds from SIGTERM to SIGKILL")
+    desktops_within: float = Field(
+        20.0, ge=0, le=600, description="Seconds for desktops to end and recordings to be closed"
+    )
     restarts: int = Field(
         5, ge=0, le=1000, description="Restarts in a row, then the server has failed"
     )

@@ -211,6 +211,13 @@ async def test_a_port_that_was_asked_for_and_is_taken(office: Office) -> None:
     await office.create(port=FIRST + 1)
     taken = await office.create(port=FIRST + 1)
     assert office.answer(taken).code == "PortTaken"
+    made = await office.create(port=FIRST + 2)
+    await office.room(made.server, "failed", code="PortInUse", reason="occupied")
+    assert office.answer(made).code == "PortInUse"
+    # It rests for others; the server that gave it back may try again.
+    started = await office.order("start", made.server or "")
+    await office.room(made.server, "running")
+    assert office.answer(started).port == FIRST + 2
 
 
 async def test_an_occupied_port_leads_to_the_next_one(office: Office) -> None:

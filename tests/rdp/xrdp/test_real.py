@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from agents.platform.process_table import children_of, is_alive, marked
+from agents.platform.process_table import children_of, command_of, is_alive, marked
+from agents.rdp.xrdp.launcher import Gate
 from agents.rdp.xrdp.probe import NotAlive, connection_request
 from agents.rdp.xrdp.rendering import MARK
 from schemas.rdp_config import Security, ServerConfig
@@ -88,6 +89,27 @@ async def test_a_user_logs_on_and_the_desktop_outlives_xrdp_and_its_session_mana
                 program.wait(20)
             assert leftovers(yard, wanted) == []
             assert yard.states(wanted)[-2:] == ["stopping", "stopped"]
+
+
+async def test_a_desktop_begins_at_the_gate_and_not_before_it_is_let_in(folder: Path) -> None:
+    with account(SESSION) as user:
+        async with running(folder) as yard:
+            yard.launcher.gate = Gate(folder / "nobody.sock", require_recording=True)
+            wanted = yard.want()
+            await yard.reach(wanted, "running")
+            with client(wanted.port, user):
+
+                def asks() -> bool:
+                    return any("gate.py" in word for one in marked(MARK).get(wanted.server, [])
+                               for word in command_of(one))  # fmt: skip
+
+                await until(asks, "gate")
+                assert "xterm" not in named(wanted.server)
+                assert not (user.home / "began").exists()
+                # The gate goes before the X server that it speaks to.
+                deleted = yard.again(wanted, desired="deleted")
+                await yard.gone(deleted)
+            assert leftovers(yard, wanted) == []
 
 
 async def test_an_account_that_cannot_log_on_gets_no_desktop_and_leaves_nothing(
@@ -285,7 +307,7 @@ async def test_a_house_that_was_left_is_taken_over_or_ended(folder: Path) -> Non
     kept, forgotten, moved = (first.want(name=name) for name in ("kept", "forgotten", "moved"))
     before = await first.reach(kept, "running")
     await first.reach(forgotten, "running")
-    await first.reach(moved, "running")
+    lost = (await first.reach(moved, "running")).pids
     stop.set()
     await working
     assert is_alive(before.pids.xrdp)
@@ -303,7 +325,8 @@ async def test_a_house_that_was_left_is_taken_over_or_ended(folder: Path) -> Non
         # What nobody remembers is ended, for it holds the port, and started again.
         again = await second.reach(moved, "running")
         assert again.pids.xrdp is not None
-        assert len(marked(MARK)[moved.server]) == 2
+        assert not is_alive(lost.xrdp)
+        assert not is_alive(lost.sesman)
     assert (folder / "notes").exists()
 
 
