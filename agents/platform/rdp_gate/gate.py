@@ -37,6 +37,7 @@ import ctypes
 import json
 import os
 import pwd
+import select
 import selectors
 import signal
 import socket
@@ -272,6 +273,10 @@ class Gate:
         if idle is not None:
             self.line.send({"idle": idle})
 
+    def read_x_if_there(self) -> None:
+        while not self.x_gone and select.select([self.x.sock], [], [], 0)[0]:
+            self.read_x()
+
     def lose_x(self, error: XGone) -> None:
         self.x_gone = True
         self.end("x_gone", str(error))
@@ -344,6 +349,8 @@ class Gate:
                     self.end("refused", self.reason)
             elif self.child is not None and pid == self.child.pid:
                 self.child.returncode, self.child = code, None
+                # When the X server ends, its clients do, too, and may be seen first.
+                self.read_x_if_there()
                 if self.state == "running":
                     self.status = code if code >= 0 else 128 - code
                     self.end("logged_off", "the user's programs ended")
