@@ -5,6 +5,7 @@ SYSTEM_PACKAGES = \
 	java:openjdk-17-jre-headless \
 	mvn:maven \
 	go:golang \
+	git:git \
 	redis-server:redis-server \
 	Xvfb:xvfb \
 	xterm:xterm \

@@ -17,6 +17,7 @@ PACKAGES = {
     "java": "openjdk-17-jre-headless",
     "mvn": "maven",
     "go": "golang",
+    "git": "git",
     "redis-server": "redis-server",
     "Xvfb": "xvfb",
     "xterm": "xterm",
