@@ -6,6 +6,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Files of tests that run at a time, each with servers of its own; most of their time is waiting.
+WORKERS ?= 3
 
 include packages.mk
 
@@ -29,9 +31,13 @@ setup: system-packages $(STAMP) ## install everything that is needed
 demo: setup ## record, verify and export a live desktop; KEEP=1 leaves it running
 	@$(BIN)/python demo/demo.py $(if $(KEEP),--keep)
 
+.PHONY: demo-rdp
+demo-rdp: setup ## record a real desktop that a real client works on (as root)
+	@$(BIN)/python demo/demo_rdp.py
+
 .PHONY: test
 test: setup ## run all tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .PHONY: lint
 lint: setup ## style and types
@@ -42,7 +48,7 @@ lint: setup ## style and types
 .PHONY: coverage
 coverage: setup ## run all tests and show line and branch coverage, subprocesses included
 	@rm -f .coverage .coverage.*
-	@$(BIN)/coverage run -m pytest
+	@$(BIN)/coverage run -m pytest -n $(WORKERS) --dist loadfile
 	@$(BIN)/coverage combine -q
 	@$(BIN)/coverage report --include='schemas/*' --fail-under=95
 	@$(BIN)/coverage report --fail-under=90

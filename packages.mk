@@ -5,11 +5,13 @@ SYSTEM_PACKAGES = \
 	java:openjdk-17-jre-headless \
 	mvn:maven \
 	go:golang \
+	git:git \
 	redis-server:redis-server \
 	Xvfb:xvfb \
 	xterm:xterm \
 	xeyes:x11-apps \
 	xdpyinfo:x11-utils \
+	xmessage:x11-utils \
 	xsetroot:x11-xserver-utils \
 	xdotool:xdotool \
 	ffmpeg:ffmpeg \

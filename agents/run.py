@@ -20,6 +20,7 @@ class ServiceName(StrEnum):
     RDP_CONTROLLER = "rdp-controller"
     RDP_SERVER_MANAGER = "rdp-server-manager"
     XRDP = "xrdp"
+    RDP_MONITOR = "rdp-monitor"
 
 
 ROOMS = {
@@ -31,6 +32,7 @@ ROOMS = {
     ServiceName.RDP_CONTROLLER: "agents.rdp.controller",
     ServiceName.RDP_SERVER_MANAGER: "agents.rdp.server_manager",
     ServiceName.XRDP: "agents.rdp.xrdp",
+    ServiceName.RDP_MONITOR: "agents.rdp.monitor",
 }
 
 

@@ -16,6 +16,7 @@ HOMES = {
     "server_manager": "rdp.server_manager.settings",
     "xrdp": "rdp.xrdp.settings",
     "controller": "rdp.controller.settings",
+    "monitor": "rdp.monitor.settings",
 }
 """Sections that do not stand in the settings of a session room of their name."""
 

@@ -53,11 +53,21 @@ PROJECTED = frozenset(
         "session_events",
         "audit",
         "receipts",
+        "rdp_servers",
+        "rdp_roster",
+        "rdp_processes",
+        "rdp_ports",
+        "rdp_sessions",
+        "rdp_desktops",
+        "rdp_metrics",
+        "rdp_history",
+        "rdp_alerts",
     }
 )
 """Names that stand for another collection."""
 PACKED = {"chunk_pages": "chunks", "session_events": "events", "audit": "entries",
-          "receipts": "receipts"}  # fmt: skip
+          "receipts": "receipts", "rdp_desktops": "desktops", "rdp_history": "samples",
+          "rdp_alerts": "alerts", "rdp_roster": "servers", "rdp_ports": "ports"}  # fmt: skip
 """Fields that hold many entries, stored as JSON text: what a catalog does with a document then
 depends on its bytes and not on its thousands of fields."""
 _DUPLICATE = 11000

@@ -40,6 +40,15 @@ REGISTRY = {
     "session_events": "agents.session.api.views:SESSION_EVENTS",
     "audit": "agents.session.api.audit_view:AUDIT",
     "receipts": "agents.session.api.receipts_view:RECEIPTS",
+    "rdp_servers": "agents.session.api.rdp_views:SERVERS",
+    "rdp_roster": "agents.session.api.rdp_views:ROSTER_VIEW",
+    "rdp_processes": "agents.session.api.rdp_views:PROCESSES",
+    "rdp_ports": "agents.session.api.rdp_views:PORTS",
+    "rdp_sessions": "agents.session.api.rdp_views:SESSIONS",
+    "rdp_desktops": "agents.session.api.rdp_views:DESKTOPS",
+    "rdp_metrics": "agents.session.api.rdp_views:METRICS",
+    "rdp_history": "agents.session.api.rdp_views:HISTORY",
+    "rdp_alerts": "agents.session.api.rdp_views:ALERTS",
 }
 """Every projection, with the room's object: imported when it is asked for."""
 

@@ -38,7 +38,7 @@ from schemas.errors import LucidError
 CONFIG_VARIABLE = "LUCID_CONFIG"
 SECTIONS = (
     "recorder", "processor", "storage", "pipeline", "api", "retention", "server_manager", "xrdp",
-    "controller",
+    "controller", "monitor",
 )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import uuid4
@@ -46,6 +47,52 @@ async def test_a_version_is_written_only_over_the_one_before(catalog: Catalog) -
     assert not await catalog.put_version("sessions", {"_id": "s", "version": 2, "state": "late"})
     assert not await catalog.put_version("sessions", {"_id": "s", "version": 4})
     assert (await catalog.get("sessions", "s") or {})["state"] == "new"
+
+
+async def test_of_many_that_write_the_same_version_one_succeeds(catalog: Catalog) -> None:
+    assert await catalog.put_version("sessions", {"_id": "s", "version": 1})
+    for version in range(2, 12):
+        done = await asyncio.gather(*(
+            catalog.put_version("sessions", {"_id": "s", "version": version, "by": writer})
+            for writer in range(16)
+        ))  # fmt: skip
+        assert sum(done) == 1
+        assert (await catalog.get("sessions", "s") or {})["by"] == done.index(True)
+
+
+async def test_finds_use_the_indexes(catalog: Catalog) -> None:
+    """Else each costs as much as the collection is long."""
+    await catalog.insert("chunks", {"_id": "s:0", "session": "s", "index": 0})
+    for query in ({"_id": "s:0"}, {"_id": "s:0", "version": 3}, {"session": "s"}):
+        plan = str(await catalog._database.command("explain", {"find": "chunks", "filter": query}))
+        assert "SEARCH" in plan or "IXSCAN" in plan or "IDHACK" in plan, plan
+        assert "detail=SCAN" not in plan, plan
+        assert "COLLSCAN" not in plan, plan
+
+
+async def test_a_find_by_equality_means_what_it_means_everywhere(catalog: Catalog) -> None:
+    """An array matches by its elements, and a field's name is never taken for a path."""
+    documents = [
+        {"_id": "a", "name": "x", "rowid": "x"},
+        {"_id": "b", "name": ["x", "y"]},
+        {"_id": "d", "name": {"x": "x"}},
+        {"_id": "e", "name": 'x"'},
+        {"_id": "f", "name": "\u00e9\n", "naïve": "x"},
+        {"_id": "g"},
+    ]
+    await catalog.insert_many("odd", documents)
+
+    async def ids(query: dict[str, object]) -> list[str]:
+        return [one["_id"] for one in await catalog.find("odd", query)]
+
+    assert await ids({"name": "x"}) == ["a", "b"]
+    assert await ids({"name": 'x"'}) == ["e"]
+    assert await ids({"name": "\u00e9\n"}) == ["f"]
+    assert await ids({"naïve": "x"}) == ["f"]
+    assert await ids({"rowid": "x"}) == ["a"]
+    assert await ids({"name.x": "x"}) == ["d"]
+    assert await ids({"name": "x", "_id": "b"}) == ["b"]
+    assert await ids({"name": "z"}) == []
 
 
 async def test_chunks_come_in_the_order_of_their_index(catalog: Catalog) -> None:

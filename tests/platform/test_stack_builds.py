@@ -155,6 +155,21 @@ def test_the_recipes_name_the_versions_that_are_shown() -> None:
     assert "\ngo {}.{}\n".format(*ferretdb._GO_NEEDED) in module
 
 
+def test_a_patch_that_does_not_fit_fails_the_build_even_inside_of_a_repository(
+    tmp_path: Path,
+) -> None:
+    patch = tmp_path / "small.patch"
+    patch.write_text("--- a/file\n+++ b/file\n@@ -1 +1 @@\n-old\n+new\n")
+    run_build("git", ["git", "init", "-q", str(tmp_path)], cwd=tmp_path)
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "file").write_text("old\n")
+    ferretdb._apply(patch, source)
+    assert (source / "file").read_text() == "new\n"
+    with pytest.raises(BuildFailed, match=r"small\.patch to FerretDB failed"):
+        ferretdb._apply(patch, source)
+
+
 @pytest.mark.parametrize(
     ("printed", "major"),
     [

@@ -1,7 +1,13 @@
-"""FerretDB on SQLite, built with Go: the MongoDB-compatible catalog on one machine."""
+"""FerretDB on SQLite, built with Go: the MongoDB-compatible catalog on one machine.
+
+recipes/ferretdb/catalog.patch changes three things of 1.24.2, which docs/decisions.md explains:
+finds by `_id` and by other fields that equal a string use SQLite's indexes, and an update is one
+step from its read to its write.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -19,8 +25,10 @@ from agents.platform.tools import require_tool
 
 VERSION = "1.24.2"
 _RECIPE = RECIPES / "ferretdb"
+_PATCH = _RECIPE / "catalog.patch"
 _PACKAGE = "github.com/FerretDB/FerretDB/cmd/ferretdb"
-_VERSION_FILE = Path("vendor/github.com/FerretDB/FerretDB/build/version/version.txt")
+_VENDORED = Path("vendor/github.com/FerretDB/FerretDB")
+_VERSION_FILE = _VENDORED / "build/version/version.txt"
 # What recipes/ferretdb/go.mod asks for. Debian 12 has Go 1.19.
 _GO = "1.24.4"
 _GO_NEEDED = (1, 24)
@@ -34,7 +42,9 @@ class FerretDB(Server):
     start_seconds: ClassVar = 30.0
 
     def install(self, cache: Path, progress: Progress) -> Path:
-        entry = f"ferretdb-{VERSION}-{platform.system().lower()}-{platform.machine()}"
+        patch = hashlib.sha256(_PATCH.read_bytes()).hexdigest()[:8]
+        system = f"{platform.system().lower()}-{platform.machine()}"
+        entry = f"ferretdb-{VERSION}-{patch}-{system}"
         return cached(
             cache,
             entry,
@@ -92,11 +102,20 @@ def _build(folder: Path, progress: Progress) -> None:
     run_build("Go's download of FerretDB", [go, "mod", "vendor"], cwd=source, env=env)
     # The published module lacks this file, and FerretDB panics at its start without it.
     (source / _VERSION_FILE).write_text(f"v{VERSION}\n")
+    _apply(_PATCH, source / _VENDORED)
     progress("building it with Go, which takes a minute or two, once")
     options = ["-mod=vendor", "-trimpath", "-ldflags=-s -w -buildid=", "-o", f"{folder}/ferretdb"]
     env = {**env, "CGO_ENABLED": "0"}
     run_build("Go's build of FerretDB", [go, "build", *options, _PACKAGE], cwd=source, env=env)
     shutil.rmtree(source)
+
+
+def _apply(patch: Path, folder: Path) -> None:
+    """Apply a patch in a folder; raises BuildFailed if a part of it does not fit."""
+    git = str(require_tool("git"))
+    # Inside of a repository git would take the folder's paths for that repository's, and skip all.
+    env = {"GIT_CEILING_DIRECTORIES": str(folder.resolve().parent)}
+    run_build(f"{patch.name} to FerretDB", [git, "apply", str(patch)], cwd=folder, env=env)
 
 
 def _find_go(source: Path, progress: Progress) -> tuple[str, dict[str, str]]:

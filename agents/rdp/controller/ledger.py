@@ -55,6 +55,7 @@ class Ledger:
 
     def __init__(self, kept: Kept, tools: Tools) -> None:
         self.kept, self._tools = kept, tools
+        self._unwritten = False
 
     @property
     def session(self) -> RdpSession:
@@ -76,14 +77,22 @@ class Ledger:
     def _keep(self, **fields: Any) -> None:
         self.kept = self.kept.model_copy(update=fields)
         self._tools.store.put(self.kept)
+        self._unwritten = False
+
+    def write(self) -> None:
+        """Write down what was only sent since the last change."""
+        if self._unwritten:
+            self._keep()
 
     def announce(self) -> None:
         """Tell of the session for the first time."""
         self._change(self.session.model_copy())
 
     def sent(self, event: Unsent) -> None:
-        """The broker has an event."""
-        self._keep(unsent=[one for one in self.kept.unsent if one != event])
+        """The broker has an event. If that is not written down, it comes twice: no harm."""
+        unsent = [one for one in self.kept.unsent if one != event]
+        self.kept = self.kept.model_copy(update={"unsent": unsent})
+        self._unwritten = True
 
     def _move(self, state: RdpState, reason: str, *events: Strict) -> None:
         self._change(moved(self.session, state, reason[:500], self._tools.wall()), *events)

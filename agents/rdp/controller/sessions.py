@@ -182,9 +182,12 @@ class Sessions:
         while not await wait_stopped(stop, self._tools.section.watch_every):
             for desktop in self.desktops:
                 desktop.look()
+                desktop.write()
                 self._drop_if_done(desktop)
             if self._monotonic() - told >= ALIVE_SECONDS:
                 told = self._monotonic()
                 for desktop in self.desktops:
                     desktop.send({"alive": True})
-        await asyncio.gather(*(desktop.close() for desktop in self.desktops))
+        for desktop in self.desktops:
+            await desktop.close()
+            desktop.write()

@@ -99,6 +99,7 @@ class Store:
                 f"another controller has the sessions in {self.folder}",
                 hint="A host has one RDP controller; end that one, or set LUCID_CONTROLLER_STATE",
             ) from error
+        self._recover()
 
     def close(self) -> None:
         """Give the folder back."""
@@ -148,4 +149,17 @@ class Store:
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(encode(model))
-        draft.replace(self.folder / name)
+        # Renamed over a file, a draft would first be forced to disk (ext4's auto_da_alloc):
+        # 3 ms for each change of each session, for a file that no boot outlives. Who is killed
+        # in between leaves the whole draft, which `_recover` finds.
+        (self.folder / name).unlink(missing_ok=True)
+        draft.rename(self.folder / name)
+
+    def _recover(self) -> None:
+        """Take up the drafts whose files were gone already when their writer was killed."""
+        for draft in self.folder.glob(".*.json"):
+            file = self.folder / draft.name[1:]
+            if file.exists():
+                draft.unlink()
+            else:
+                draft.rename(file)

@@ -15,7 +15,7 @@ a hold that comes behind a claim is told so.
 
 offset: behind the last record of the topic that is in here; hold: canonical JSON. Whoever
 inserts the next version was first: a unique `_id` is the one thing that every catalog decides
-atomically. (FerretDB 1.24 lets two replacements of the same version both succeed.)
+atomically. (FerretDB 1.24 as published lets two replacements of a version both succeed.)
 
 LucidError
 ├── NoSuchHold        there is no hold of that id

@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
@@ -93,7 +94,7 @@ class House:
             return found if found.state in OVER else None
 
         found: RdpSession = wait_for(look, "ended session", 60)
-        wait_for(lambda: not self.user.pids(), "desktop without processes", 40)
+        wait_for(lambda: not self.user.processes(), "desktop without processes", 40)
         return found
 
 
@@ -103,7 +104,7 @@ def house(stack: Stack) -> Iterator[House]:
         lucid = install(home, stack, **MORE)
         try:
             with ThreadPoolExecutor() as pool:
-                list(pool.map(lucid.start, SERVICES))
+                list(pool.map(partial(lucid.start, within=120.0), SERVICES))
             made = lucid.lucid("rdp", "create", "desk", "--width", "800", "--height", "600",
                                "--json")  # fmt: skip
             yield House(lucid, user, made["port"], screen)
@@ -121,7 +122,7 @@ def test_a_desktop_is_recorded_by_itself_and_survives_its_controller(house: Hous
         assert recording is not None
         assert lucid.state(recording) == "recording"
         lucid.stop("rdp-controller", signal.SIGKILL)
-        lucid.start("rdp-controller")
+        lucid.start("rdp-controller", within=90.0)
         lucid.lucid("rdp-sessions", "suspend", session, "--reason", "lunch", "--json")
         wait_for(lambda: house.clients(session) == 0, "cut connection")
     with house.client():
@@ -170,7 +171,7 @@ def test_a_desktop_whose_recorder_is_killed_is_ended(house: House) -> None:
         refused = house.over(house.stories()[0].session.session)
     assert (refused.state, refused.recordings) == ("error", [])
     assert "cannot be recorded" in refused.reason
-    lucid.start("recorder")
+    lucid.start("recorder", within=90.0)
 
 
 def test_an_account_that_cannot_log_on_gets_a_connection_and_no_session(house: House) -> None:
