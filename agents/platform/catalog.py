@@ -8,6 +8,8 @@
     findings    {_id: "<session>:<file>", verdict, …, resolved_at: null while open}      by version
     erasures    {_id: "<session>:<stage>", state, ends, …}                               by version
     retention   {_id: "holds:<version>", holds, claims, offset}                          insert only
+    rdp_server_records {_id: server, …ServerRecord}; rdp_port_claims {_id: "<host>:<port>", …}
+    rdp_name_claims    {_id: name, server}        the server manager's own: by version, insert only
 
 A projection's name, such as `sessions`, stands for the collection that holds it at present,
 `sessions.0` at first; `lucid projections rebuild` changes it (agents/platform/projections.py).

@@ -1,7 +1,7 @@
 """Applies commands, process events and time to servers, and tells what came of it.
 
-    rdp_servers   {_id: server id, version, …ServerRecord}    replaced by version
-    rdp_names     {_id: name, server, since}                  insert only, deleted when free
+    rdp_server_records  {_id: server id, version, …ServerRecord}    replaced by version
+    rdp_name_claims     {_id: name, server, since}                  insert only, deleted when free
 
 Each change is one compare-and-set of a server's document, its outbox included; what is in the
 outbox is told afterwards, then taken out. Whoever comes too late raises NotYet: the record
@@ -52,7 +52,7 @@ from schemas.rdp_servers import (
 
 log = structlog.get_logger(__name__)
 
-SERVERS, NAMES = "rdp_servers", "rdp_names"
+SERVERS, NAMES = "rdp_server_records", "rdp_name_claims"
 SECOND = 1_000_000
 CLAIM_SETTLES = 60 * SECOND  # after which a claim that no server knows of is a leftover
 FORGET_AFTER = 7 * 86_400 * SECOND  # a deleted server's document

@@ -1,6 +1,6 @@
 """Which server has which port: one document for each port that was ever used.
 
-    rdp_ports   {_id: "<host>:<port>", version, host, port, state, server, until, since, reason}
+    rdp_port_claims   {_id: "<host>:<port>", version, host, port, state, server, until, since, reason}
 
 A port is claimed by inserting its document, or by replacing the one that says it is free, at
 that document's version. The catalog lets one of two claims through, whoever makes them: also
@@ -23,7 +23,7 @@ from agents.rdp.server_manager.servers import CommandProblem
 from schemas.rdp_ports import PortChanged, candidates
 from schemas.rdp_states import PORT_STEPS, PortState, check_step
 
-PORTS = "rdp_ports"
+PORTS = "rdp_port_claims"
 Told = Callable[[PortChanged, str], Awaitable[None]]
 
 

@@ -1,6 +1,6 @@
 """A server as the catalog has it: what it is, what was asked of it, and what is yet to be told.
 
-    rdp_servers   {_id: server id, version, …ServerRecord}     replaced by version
+    rdp_server_records   {_id: server id, version, …ServerRecord}     replaced by version
 
 The outbox is written with the change that it follows from, in one document: a manager that is
 killed in between tells the rest when it is back.
