@@ -1,6 +1,7 @@
 """Which server has which port: one document for each port that was ever used.
 
-    rdp_port_claims   {_id: "<host>:<port>", version, host, port, state, server, until, since, reason}
+    rdp_port_claims   {_id: "<host>:<port>", version, host, port, state, server, until, since,
+                       reason}
 
 A port is claimed by inserting its document, or by replacing the one that says it is free, at
 that document's version. The catalog lets one of two claims through, whoever makes them: also

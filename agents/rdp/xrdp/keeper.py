@@ -106,7 +106,8 @@ class ServerKeeper:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set, or nothing is left of the server."""
-        self.tell()
+        if self.life.seq:
+            self.tell()
         while not stop.is_set() and not self.gone:
             self._changed.clear()
             try:
@@ -286,11 +287,10 @@ class ServerKeeper:
         if self.life.state not in ("stopped", "failed", "stopping"):
             self._move("stopping")
         await self._end()
-        if self.life.state != "stopped":
-            self._move("stopped")
-        else:
-            self.tell()
         await asyncio.to_thread(shutil.rmtree, self.folder, ignore_errors=True)
+        # Told once nothing is left; a room that is killed before finds nothing, and tells it.
+        self.life = moved(self.life, "stopped", wall_clock())
+        self.tell()
         self.gone = True
 
     # -- state -------------------------------------------------------------------------------
