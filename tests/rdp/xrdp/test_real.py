@@ -338,3 +338,12 @@ async def test_ready_in_under_three_seconds(folder: Path) -> None:
         assert time.monotonic() - began < 3.0
         with pytest.raises(NotAlive):
             await yard.launcher.look(wanted.model_copy(update={"port": two_ports()}))
+
+
+async def test_a_deleted_server_that_left_nothing_is_told_of_all_the_same(folder: Path) -> None:
+    async with running(folder) as yard:
+        wanted = yard.want(desired="deleted", version=7)
+        await yard.gone(wanted)
+        (told,) = [one for one in yard.reports if one.state == "stopped"]
+        assert (told.version, told.seq > 0) == (7, True)
+        assert leftovers(yard, wanted) == []
