@@ -11,6 +11,7 @@ SYSTEM_PACKAGES = \
 	xterm:xterm \
 	xeyes:x11-apps \
 	xdpyinfo:x11-utils \
+	xmessage:x11-utils \
 	xsetroot:x11-xserver-utils \
 	xdotool:xdotool \
 	ffmpeg:ffmpeg \

@@ -22,6 +22,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
@@ -93,7 +95,10 @@ def account() -> Iterator[tuple[str, str]]:
             done = subprocess.run(["userdel", "-r", name], capture_output=True, check=False)
             if done.returncode in (0, 6):
                 break
-            subprocess.run(["pkill", "-KILL", "-u", name], check=False)
+            for one in psutil.process_iter(["username"]):
+                if one.info["username"] == name:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        one.kill()
             time.sleep(0.2)
 
 

@@ -23,6 +23,7 @@ PACKAGES = {
     "xterm": "xterm",
     "xeyes": "x11-apps",
     "xdpyinfo": "x11-utils",
+    "xmessage": "x11-utils",
     "xsetroot": "x11-xserver-utils",
     "xdotool": "xdotool",
     "ffmpeg": "ffmpeg",

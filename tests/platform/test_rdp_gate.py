@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,8 +17,9 @@ from typing import Any
 
 import pytest
 
+import agents.platform.rdp_gate as gate_package
 from agents.platform.process_table import children_of, process_ref
-from agents.platform.rdp_gate import DESKTOP, install, unreachable
+from agents.platform.rdp_gate import DESKTOP, SOURCES, install, unreachable
 from agents.platform.rdp_gate.x_client import XGone, XServer, cookie
 from tests.e2e.conftest import xvfb
 
@@ -73,12 +75,15 @@ class Scene:
     gates: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def gate(self, *command: str, away: float = 30.0, require: bool = True) -> Any:
-        start = install(
-            self.folder / "public", server="srv", socket=self.folder / "c.sock", away=away,
-            require_recording=require, command=command,
-        )  # fmt: skip
-        env = {"PATH": os.environ["PATH"], "HOME": str(self.folder), "DISPLAY": f"{self.display}.0"}
-        self.gates.append(subprocess.Popen([start], env=env))
+        """The gate as it stands in the source; how a copy of it runs has tests of its own."""
+        words = [
+            sys.executable, "-I", gate_package.__path__[0] + "/gate.py", "--server", "srv",
+            "--socket", str(self.folder / "c.sock"), "--away", str(away),
+            *([] if require else ["--open"]), "--", *command,
+        ]  # fmt: skip
+        env = {name: text for name, text in os.environ.items() if name[:3] in ("PAT", "COV")}
+        env |= {"HOME": str(self.folder), "DISPLAY": f"{self.display}.0"}
+        self.gates.append(subprocess.Popen(words, env=env))
         return self.gates[-1]
 
     def talk(self) -> Talk:
@@ -343,7 +348,8 @@ def test_a_cookie_is_that_of_the_display(tmp_path: Path) -> None:
 def test_the_copy_is_a_users_to_run_and_nobodys_to_write(tmp_path: Path) -> None:
     start = install(tmp_path / "public", server="srv", socket=tmp_path / "c.sock")
     modes = {path.name: path.stat().st_mode & 0o777 for path in start.parent.iterdir()}
-    assert modes == {"gate.py": 0o644, "x_client.py": 0o644, DESKTOP: 0o755, "startwm.sh": 0o755}
+    code = dict.fromkeys(SOURCES, 0o644)
+    assert modes == {**code, DESKTOP: 0o755, "startwm.sh": 0o755}
     assert "--open" not in start.read_text()
     install(tmp_path / "public", server="srv", socket=tmp_path, require_recording=False)
     assert "--open" in start.read_text()

@@ -6,8 +6,8 @@
 
 `folder` is the server's public one; `start` is what its sesman.ini names as the program of a
 session (`DefaultWindowManager`, with `EnableUserWindowManager=false`, or a user's own program
-would be run in its place). The gate itself is gate.py and x_client.py: standard library only,
-run by the session's user with the system's Python.
+would be run in its place). The gate itself is gate.py with gate_line.py and x_client.py:
+standard library only, run by the session's user with the system's Python.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-SOURCES = ("gate.py", "x_client.py")
+SOURCES = ("gate.py", "gate_line.py", "x_client.py")
 START = "startwm.sh"
 DESKTOP = "desktop.sh"
 DESKTOP_TEXT = """\

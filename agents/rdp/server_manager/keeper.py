@@ -38,6 +38,7 @@ from agents.rdp.server_manager.servers import (
 from agents.rdp.server_manager.settings import ServerManagerSettings
 from schemas.canonical import Strict
 from schemas.envelope import Event
+from schemas.errors import FormatError
 from schemas.rdp_commands import ServerCommand
 from schemas.rdp_config import DesiredServer, XrdpConfigEvent
 from schemas.rdp_ports import PortChanged, PortEvent
@@ -137,7 +138,11 @@ class ServerManager:
         async with self._lock:
             now = self.clock()
             for document in await self.catalog.find(SERVERS):
-                record = read_record(document)
+                try:
+                    record = read_record(document)
+                except FormatError as error:
+                    log.error("a server's document cannot be read", error=error)
+                    continue  # the others are looked after all the same
                 self.states[record.server] = record.state
                 await self._look_at(document, record, now)
             await self.ports.tidy(now)

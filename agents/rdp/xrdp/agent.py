@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import structlog
 
@@ -15,6 +16,7 @@ from agents.platform.producer import Producer
 from agents.platform.service import Part, Service, run_service
 from agents.platform.settings import Settings
 from agents.platform.topic_reader import read_topic
+from agents.rdp.xrdp.files import FolderLock
 from agents.rdp.xrdp.house import House
 from agents.rdp.xrdp.launcher import Gate, Launcher
 from agents.rdp.xrdp.metrics import XrdpMetrics
@@ -72,11 +74,25 @@ async def build(service: Service) -> AsyncIterator[Sequence[Part]]:
     settings, section = service.settings, service.section
     assert isinstance(section, XrdpSettings)
     contract = load_contract(settings)
+    folder = section.folder or settings.home / "xrdp"
+    lock = FolderLock(folder)
+    with lock.held():
+        # Two rooms would each end what the other has started.
+        await service.wait_until(lock.take)
+        async with _parts(service, section, contract, folder) as parts:
+            yield parts
+
+
+@asynccontextmanager
+async def _parts(
+    service: Service, section: XrdpSettings, contract: Contract, folder: Path
+) -> AsyncIterator[Sequence[Part]]:
+    settings = service.settings
     async with Producer(settings, contract.limits, metrics=service.metrics) as producer:
         emitter = Emitter(producer, contract, "xrdp.process.events")
         source = f"lucid/{NAME}/{settings.host}"
         gate = Gate(settings.rdp_socket_path, settings.rdp_require_recording)
-        launcher = Launcher(section, section.folder or settings.home / "xrdp", gate)
+        launcher = Launcher(section, folder, gate)
         metrics = XrdpMetrics(
             service.metrics.registry, lambda: [one.life.state for one in house.keepers.values()]
         )

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 DESKTOP = """\
 #!/bin/sh
 xsetroot -solid '#204060'
@@ -44,20 +46,18 @@ class Account:
     name: str
     password: str
 
-    def pids(self) -> list[int]:
-        """The user's processes, without those that are dead."""
-        done = subprocess.run(
-            ["ps", "-u", self.name, "-o", "pid=,stat="], capture_output=True, text=True, check=False
-        )
-        rows = [line.split() for line in done.stdout.splitlines()]
-        return [int(pid) for pid, state in rows if not state.startswith("Z")]
+    def processes(self, name: str = "") -> list[psutil.Process]:
+        """The user's processes of this name, oldest first, without those that are dead."""
+        found = []
+        for one in psutil.process_iter(["username", "status", "name", "create_time"]):
+            if one.info["username"] == self.name and one.info["status"] != psutil.STATUS_ZOMBIE:
+                found.append(one)
+        found.sort(key=lambda one: float(one.info["create_time"]))
+        return [one for one in found if not name or one.info["name"] == name]
 
     def pid_of(self, program: str) -> int:
         """The newest process of this name."""
-        done = subprocess.run(
-            ["pgrep", "-n", "-u", self.name, program], capture_output=True, text=True, check=False
-        )
-        return int(done.stdout or 0)
+        return int(self.processes(program)[-1].pid)
 
 
 @contextlib.contextmanager
@@ -75,9 +75,9 @@ def account(desktop: str = DESKTOP) -> Iterator[Account]:
     finally:
         deadline, gone = time.monotonic() + 10, False
         while not gone and time.monotonic() < deadline:
-            for pid in found.pids():
-                with contextlib.suppress(OSError):
-                    os.kill(pid, 9)
+            for one in found.processes():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    one.kill()
             done = subprocess.run(["userdel", "-r", found.name], capture_output=True, check=False)
             gone = done.returncode in (0, 6)
 

@@ -94,7 +94,7 @@ class House:
             return found if found.state in OVER else None
 
         found: RdpSession = wait_for(look, "ended session", 60)
-        wait_for(lambda: not self.user.pids(), "desktop without processes", 40)
+        wait_for(lambda: not self.user.processes(), "desktop without processes", 40)
         return found
 
 

@@ -294,6 +294,7 @@ async def test_what_a_broker_did_not_take_is_told_later_and_nothing_twice(office
 
 
 async def test_late_answers_are_told_by_the_watch(office: Office) -> None:
+    await office.catalog.insert(SERVERS, {"_id": "0", "version": 1, "state": "odd"})
     made = await office.create()
     office.now += 61 * SECOND
     await office.manager.look_after()

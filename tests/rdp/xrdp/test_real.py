@@ -217,7 +217,7 @@ async def test_clients_that_say_nothing_are_sent_away_and_a_burst_does_no_harm(
         async def silent(talk: bool) -> bool:
             """Whether xrdp took the connection; it closes it unasked."""
             try:
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(6):
                     reader, writer = await asyncio.open_connection("127.0.0.1", wanted.port)
                     if talk:
                         writer.write(connection_request())

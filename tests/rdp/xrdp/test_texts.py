@@ -16,7 +16,7 @@ from agents.rdp.xrdp.certificate import (
     make_certificate,
     trouble_with,
 )
-from agents.rdp.xrdp.files import make_folder, write_private
+from agents.rdp.xrdp.files import FolderLock, RoomBusy, make_folder, write_private
 from agents.rdp.xrdp.launcher import LOG_LIMIT, Gate, Launcher, _rotate
 from agents.rdp.xrdp.rendering import Layout
 from agents.rdp.xrdp.settings import XrdpSettings
@@ -171,3 +171,13 @@ def test_files_are_private_and_a_desktop_begins_at_the_gate() -> None:
         launcher.gate = None
         launcher.write_files(server())
         assert ".xsession" in layout.startwm.read_text()
+
+
+async def test_a_folder_has_one_room_at_a_time(tmp_path: Path) -> None:
+    first, second = FolderLock(tmp_path / "xrdp"), FolderLock(tmp_path / "xrdp")
+    with first.held(), second.held():
+        await first.take()
+        with pytest.raises(RoomBusy, match="another xrdp room keeps the servers of"):
+            await second.take()
+    with second.held():
+        await second.take()
