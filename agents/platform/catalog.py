@@ -55,10 +55,10 @@ PROJECTED = frozenset(
         "session_events",
         "audit",
         "receipts",
-        "rdp_servers",
+        "rdp_server_states",
         "rdp_roster",
         "rdp_processes",
-        "rdp_ports",
+        "rdp_port_states",
         "rdp_sessions",
         "rdp_desktops",
         "rdp_metrics",
@@ -69,7 +69,7 @@ PROJECTED = frozenset(
 """Names that stand for another collection."""
 PACKED = {"chunk_pages": "chunks", "session_events": "events", "audit": "entries",
           "receipts": "receipts", "rdp_desktops": "desktops", "rdp_history": "samples",
-          "rdp_alerts": "alerts", "rdp_roster": "servers", "rdp_ports": "ports"}  # fmt: skip
+          "rdp_alerts": "alerts", "rdp_roster": "servers", "rdp_port_states": "ports"}  # fmt: skip
 """Fields that hold many entries, stored as JSON text: what a catalog does with a document then
 depends on its bytes and not on its thousands of fields."""
 _DUPLICATE = 11000

@@ -202,7 +202,7 @@ async def find_server(
     request: Request, who: Reader, server: str, problem: ApiProblem | None = None
 ) -> Document:
     """An RDP server in the reader's scope; raises ApiProblem, `problem` if there is one."""
-    found = await api_of(request).catalog.get("rdp_servers", server)
+    found = await api_of(request).catalog.get("rdp_server_states", server)
     if found is not None and sees_server(who.claims, found):
         return found
     missing = problem or ApiProblem(

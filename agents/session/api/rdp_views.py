@@ -1,15 +1,16 @@
 """The views of RDP servers, which the API reads; docs/formats/views.md.
 
-    rdp_servers     {_id: server, …ServerChanged}            the newest version
-    rdp_processes   {_id: server, …ProcessChanged}           by its seq
-    rdp_roster      {_id: ROSTER, servers: {id: …}}          all that are not deleted, in one
-    rdp_ports       {_id: host, ports: {port: …}}            every port that was ever taken
-    rdp_sessions    {_id: session, …RdpSession, notice, recorded}
-    rdp_desktops    {_id: server, desktops: {sessions: {id: …}, connections: {id: …}}}
-    rdp_metrics     {_id: server, …ServerMetrics}            the newest sample
-    rdp_history     {_id: "<server>/<slot>", samples: […]}   SLOTS slots of SLOT_MINUTES
-    rdp_alerts      {_id: server, alerts: {open: {id: …}, recent: […]}}
+    rdp_server_states  {_id: server, …ServerChanged}         the newest version
+    rdp_processes      {_id: server, …ProcessChanged}        by its seq
+    rdp_roster         {_id: ROSTER, servers: {id: …}}       all that are not deleted, in one
+    rdp_port_states    {_id: host, ports: {port: …}}         every port that was ever taken
+    rdp_sessions       {_id: session, …RdpSession, notice, recorded}
+    rdp_desktops       {_id: server, desktops: {sessions: {id: …}, connections: {id: …}}}
+    rdp_metrics        {_id: server, …ServerMetrics}         the newest sample
+    rdp_history        {_id: "<server>/<slot>", samples: […]}    SLOTS slots of SLOT_MINUTES
+    rdp_alerts         {_id: server, alerts: {open: {id: …}, recent: […]}}
 
+The server manager's own collections are others: it claims names and ports by them.
 Each entry has its event's time as `time`, microseconds. What a list shows is in a document or
 a few, found by their `_id`: nothing here expires, so that a list which reads every server that
 ever was gets slower for ever. Histories are rings, lists keep what runs and the newest of what
@@ -58,7 +59,7 @@ def _fields(data: Strict, time: int) -> dict[str, Any]:
 class Servers(Folding[ServerEvent]):
     """Each server as its newest version has it."""
 
-    name = "rdp_servers"
+    name = "rdp_server_states"
     topic = "rdp.server.events"
     kind = ServerEvent
 
@@ -120,7 +121,7 @@ class Processes(Folding[XrdpProcessEvent]):
 class Ports(Folding[PortEvent]):
     """Each port of a host that was ever anything but available."""
 
-    name = "rdp_ports"
+    name = "rdp_port_states"
     topic = "rdp.port.events"
     kind = PortEvent
 

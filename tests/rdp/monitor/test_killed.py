@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from agents.platform.contract import apply_contract
 from schemas.rdp_metrics import AlertRaised, AlertResolved
 from tests.conftest import Stack
 from tests.rdp.monitor.test_monitor import HOST, House, house, new_id, until
@@ -45,6 +46,7 @@ async def process(stack: Stack, house: House) -> AsyncIterator[asyncio.subproces
 
 async def test_an_alert_outlives_its_monitor(stack: Stack, house: House) -> None:
     server = new_id()
+    await apply_contract(house.settings, house.contract)
     with a_tree() as tree:
         tree.tell(f"hold {64 * 1024**2}")
         await house.configure(server, memory_mb=512)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from agents.platform.catalog import PACKED, PROJECTED, Catalog, Document
 from agents.platform.projections import REGISTRY, find_projection
+from agents.rdp.server_manager import keeper, ports
 from agents.session.api.rdp_views import (
     ALERTS,
     DESKTOPS,
@@ -59,7 +60,17 @@ def test_every_view_is_known_where_views_are_named() -> None:
     assert names <= PROJECTED
     assert names == {name for name in REGISTRY if name.startswith("rdp_")}
     assert all(find_projection(view.name) is view for view in RDP_VIEWS)
-    assert {"rdp_desktops", "rdp_history", "rdp_alerts", "rdp_roster", "rdp_ports"} <= PACKED.keys()
+    assert {
+        "rdp_desktops",
+        "rdp_history",
+        "rdp_alerts",
+        "rdp_roster",
+        "rdp_port_states",
+    } <= PACKED.keys()
+
+
+def test_no_view_has_the_name_of_what_the_server_manager_writes() -> None:
+    assert not {keeper.SERVERS, keeper.NAMES, ports.PORTS} & PROJECTED
 
 
 async def test_a_server_is_as_its_newest_version_has_it() -> None:

@@ -211,7 +211,7 @@ async def list_rdp_ports(
     """The ports of RDP servers. One that no server has is shown to those who see everything."""
     everything = who.claims.owners == who.claims.projects == (EVERYTHING,)
     mine = {one["server"] for one in await _servers(request, who)}
-    hosts = await api_of(request).catalog.find("rdp_ports")
+    hosts = await api_of(request).catalog.find("rdp_port_states")
     found = [
         one for of_host in hosts for one in of_host["ports"].values()
         if (one["server"] in mine or everything)
