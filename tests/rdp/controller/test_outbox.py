@@ -11,7 +11,7 @@ from agents.platform.retry import BrokerUnreachable
 from agents.platform.service import StopSignal
 from agents.rdp.controller import outbox as module
 from agents.rdp.controller.outbox import Outbox
-from schemas.rdp_session_events import RdpCommandDone, RdpSessionEvent
+from schemas.rdp_session_events import RdpCommandDone, RdpRecordingChanged, RdpSessionEvent
 from schemas.sessions import new_session_id
 from tests.rdp.controller.scene import Room, until
 
@@ -146,3 +146,18 @@ async def test_a_server_that_is_stopped_takes_its_sessions_with_it_in_order(
     assert (desktop.session.state, desktop.session.reason) == (
         "terminated", "its server is stopped",
     )  # fmt: skip
+
+
+async def test_a_recorder_that_sees_the_end_of_the_display_first_is_not_the_fault(
+    room: Room,
+) -> None:
+    desktop, line = await room.begun()
+    room.kill(desktop.session.xorg)
+    room.sessions._recording_ended(desktop.session.recording or "", "display :120 went away")
+    assert line.has("end") == ["its X server is gone"]
+    desktop.take({"ended": 2, "code": "told", "reason": "x"})
+    await until(lambda: desktop.over)
+    assert (desktop.session.state, desktop.session.reason) == ("error", "its X server is gone")
+    await room.flush()
+    what = [one.what for one in room.broker.told(RdpRecordingChanged)]
+    assert what == ["started", "stopped"]
