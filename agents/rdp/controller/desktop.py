@@ -210,6 +210,11 @@ class Desktop(Ledger):
         if recording is None or self.over or self.kept.end is not None:
             return
         self._tools.recordings.forget(recording)
+        if not is_alive(self.session.xorg):
+            # The recorder may see that the display is gone before the gate does.
+            self._recording(None, "stopped", error.code, one_line(str(error)))
+            self.end("its X server is gone", "error")
+            return
         self._recording(None, "lost", error.code, one_line(str(error)))
         self._retry_at = self._tools.clock() + self._tools.section.retry_after
         if self._tools.required:

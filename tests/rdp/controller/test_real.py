@@ -15,14 +15,18 @@ from functools import partial
 from typing import Any
 
 import pytest
+from click.testing import Result
+from typer.testing import CliRunner
 
 from agents.platform.contract import load_contract
 from agents.platform.settings import Settings
 from agents.platform.topic_reader import read_topic
-from agents.rdp.controller.commands import read_listing
+from agents.rdp.controller.commands import app, read_listing
+from agents.rdp.controller.errors import NoSuchSession
 from agents.rdp.controller.listing import Story
 from schemas.rdp_session_events import RdpRecordingChanged
 from schemas.rdp_sessions import OVER, RdpSession
+from schemas.sessions import new_session_id
 from tests.conftest import Stack
 from tests.e2e.conftest import Installation, install, wait_for, xvfb
 from tests.rdp.controller.real import Account, account, can_run, client, open_folder
@@ -244,3 +248,30 @@ def test_two_hundred_at_once_leave_nothing_behind(house: House) -> None:
         session = house.begun()
         house.lucid.lucid("rdp-sessions", "terminate", session, "--json")
         assert house.over(session).state == "terminated"
+
+
+def test_the_commands_show_what_happened_and_say_what_cannot_be(house: House) -> None:
+    env = {name: text for name, text in house.lucid.env.items() if name.startswith("LUCID_")}
+
+    def lucid(*words: str) -> Result:
+        return CliRunner().invoke(app, list(words), env=env)
+
+    stories = house.stories()
+    over = stories[0].session.session
+    listed = lucid("list", "--ended")
+    assert listed.exit_code == 0, listed.output
+    assert all(one.session.session in listed.output for one in stories)
+    assert over not in lucid("list").output
+    assert json.loads(lucid("list", "--json").output) == {"sessions": []}
+    shown = lucid("show", over).output
+    assert over in shown
+    assert "started" in shown
+    assert json.loads(lucid("show", over, "--json").output)["state"] == "terminated"
+    # These put the log of their process to rest, so they have one of their own.
+    refused = house.lucid.lucid("rdp-sessions", "suspend", over, check=False)
+    assert refused.returncode == 1
+    assert b"refused, NoSuchSession" in refused.stderr
+    sent = house.lucid.lucid("rdp-sessions", "resume", over, "--wait", "0", "--json")
+    assert (sent["session"], sent["state"]) == (over, None)
+    nobody = lucid("show", str(new_session_id()))
+    assert isinstance(nobody.exception, NoSuchSession)
