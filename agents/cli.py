@@ -20,6 +20,8 @@ from agents.platform import (
     topic_commands,
 )
 from agents.platform.stack import commands as stack
+from agents.rdp.controller import commands as rdp_sessions
+from agents.rdp.server_manager import commands as rdp
 from agents.run import run
 from agents.session.processor import commands as processor
 from agents.session.recorder import commands as recorder
@@ -49,6 +51,8 @@ nodes.app.command("register")(register_node)
 nodes.app.add_typer(pool_commands.app, name="pool", help="Pools of nodes")
 nodes.app.add_typer(payout_commands.app, name="payout", help="Requests to pay for work")
 app.add_typer(nodes.app, name="node", help="Nodes, their pools, their work")
+app.add_typer(rdp.app, name="rdp", help="Desktops that are recorded: RDP servers")
+app.add_typer(rdp_sessions.app, name="rdp-sessions", help="Desktop sessions: list, end them")
 app.command("record")(recorder.record)
 app.command("run")(run)
 app.command("scrub")(storage.scrub)

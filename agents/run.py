@@ -19,6 +19,10 @@ class ServiceName(StrEnum):
     API = "api"
     NODE_MANAGEMENT = "node-management"
     NODE_AGENT = "node-agent"
+    RDP_CONTROLLER = "rdp-controller"
+    RDP_SERVER_MANAGER = "rdp-server-manager"
+    XRDP = "xrdp"
+    RDP_MONITOR = "rdp-monitor"
 
 
 ROOMS = {
@@ -29,6 +33,10 @@ ROOMS = {
     ServiceName.API: "agents.session.api",
     ServiceName.NODE_MANAGEMENT: "agents.node.management",
     ServiceName.NODE_AGENT: "agents.node.agent",
+    ServiceName.RDP_CONTROLLER: "agents.rdp.controller",
+    ServiceName.RDP_SERVER_MANAGER: "agents.rdp.server_manager",
+    ServiceName.XRDP: "agents.rdp.xrdp",
+    ServiceName.RDP_MONITOR: "agents.rdp.monitor",
 }
 
 

@@ -15,6 +15,10 @@ HOMES = {
     "retention": "session.storage.retention_settings",
     "node_management": "node.management.settings",
     "node_agent": "node.agent.settings",
+    "server_manager": "rdp.server_manager.settings",
+    "xrdp": "rdp.xrdp.settings",
+    "controller": "rdp.controller.settings",
+    "monitor": "rdp.monitor.settings",
 }
 """Sections that do not stand in the settings of a session room of their name."""
 

@@ -45,6 +45,7 @@ class Code(Enum):
     ERASED = ("LUCID_ERR_3018", 410, "Erased by policy")
     NODE_NOT_FOUND = ("LUCID_ERR_3030", 404, "No such node")
     POOL_NOT_FOUND = ("LUCID_ERR_3031", 404, "No such pool")
+    SERVER_NOT_FOUND = ("LUCID_ERR_3019", 404, "No such RDP server")
     INTERNAL = ("LUCID_ERR_3017", 500, "An error of the service")
 
     def __init__(self, number: str, status: int, title: str) -> None:
