@@ -203,7 +203,7 @@ def files_of(folder: Path) -> list[Path]:
         path
         for path in folder.rglob("*")
         # Those are made once, by make_events.py and its like.
-        if not path.relative_to(folder).parts[0].startswith(("events", "rdp_"))
+        if not path.relative_to(folder).parts[0].startswith(("events", "rdp_", "node_", "credits"))
         if path.is_file() and path.parent != folder and "__pycache__" not in path.parts
     ]
 
