@@ -8,6 +8,7 @@ import typer
 
 from agents.auditor import audit_commands
 from agents.auditor import commands as auditor
+from agents.deployment import commands as deployment
 from agents.platform import (
     key_commands,
     letter_commands,
@@ -44,6 +45,8 @@ app.add_typer(retention_commands.app, name="retention", help="Delete what polici
 app.add_typer(hold_commands.app, name="hold", help="Forbid deleting, whatever policies say")
 app.command("record")(recorder.record)
 app.command("run")(run)
+app.command("init")(deployment.init)
+app.command("setup")(deployment.setup)
 app.command("scrub")(storage.scrub)
 app.command("verify")(auditor.verify)
 app.command("bundle")(auditor.bundle)

@@ -1,0 +1,84 @@
+"""`python -m containers build|standins|compose …`, as the Makefile calls it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+
+from rich.console import Console
+from rich.table import Table
+
+from agents.deployment import compose
+from containers import images
+from containers.standins import build as standins
+from schemas.errors import LucidError
+
+MIB = 1024**2
+
+
+def main() -> int:
+    """Run one command; an error is one line."""
+    parser = argparse.ArgumentParser(prog="python -m containers")
+    commands = parser.add_subparsers(dest="command", required=True)
+    build = commands.add_parser("build", help="build the images")
+    build.add_argument("names", nargs="*")
+    build.add_argument("--base", default="", help="another runtime base than the local one")
+    build.add_argument("--builder", default="", help="another image to install packages in")
+    build.add_argument("--no-cache", action="store_true")
+    build.add_argument("--json", action="store_true")
+    commands.add_parser("standins", help="build Kafka, MongoDB and Redis")
+    written = commands.add_parser("compose", help="write the compose files")
+    written.add_argument("--check", action="store_true", help="only say whether they are as made")
+    chosen = parser.parse_args()
+    try:
+        return {"build": _build, "standins": _standins, "compose": _compose}[chosen.command](chosen)
+    except LucidError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
+
+
+def _build(chosen: argparse.Namespace) -> int:
+    built = images.build(
+        chosen.names, base=chosen.base, builder=chosen.builder, no_cache=chosen.no_cache
+    )
+    if chosen.json:
+        print(json.dumps([asdict(one) for one in built], indent=2))
+        return 0
+    _show(built)
+    if missing := images.absent():
+        print(f"Not built, this version has no room for them: {', '.join(missing)}")
+    return 0
+
+
+def _standins(_: argparse.Namespace) -> int:
+    _show(standins.build())
+    return 0
+
+
+def _compose(chosen: argparse.Namespace) -> int:
+    folder = images.ROOT / "compose"
+    folder.mkdir(exist_ok=True)
+    other = []
+    for name, text in compose.files().items():
+        path = folder / name
+        if not path.exists() or path.read_text() != text:
+            other.append(name)
+            if not chosen.check:
+                path.write_text(text)
+    print(f"{'Differ' if chosen.check else 'Written'}: {', '.join(other) or 'none'}")
+    return 1 if chosen.check and other else 0
+
+
+def _show(built: list[images.Built]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("image", "MiB", "layers", "seconds"):
+        table.add_column(heading, justify="left" if heading == "image" else "right")
+    for one in built:
+        table.add_row(one.tag, f"{one.size / MIB:.1f}", str(len(one.layers)), f"{one.seconds}")
+    Console(highlight=False).print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
