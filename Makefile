@@ -8,6 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 include packages.mk
+include containers.mk
 
 .PHONY: help
 help: ## show the targets

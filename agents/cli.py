@@ -9,6 +9,7 @@ import typer
 from agents.auditor import audit_commands
 from agents.auditor import commands as auditor
 from agents.deployment import commands as deployment
+from agents.deployment.validate import commands as validating
 from agents.platform import (
     key_commands,
     letter_commands,
@@ -46,6 +47,7 @@ app.add_typer(hold_commands.app, name="hold", help="Forbid deleting, whatever po
 app.command("record")(recorder.record)
 app.command("run")(run)
 app.command("init")(deployment.init)
+app.add_typer(validating.app, name="validate", help="Check what runs in containers")
 app.command("setup")(deployment.setup)
 app.command("scrub")(storage.scrub)
 app.command("verify")(auditor.verify)

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from agents.deployment import compose
-from containers import images
+from agents.deployment.services import present
+from containers import engine, images
 from containers.standins import build as standins
 from schemas.errors import LucidError
 
@@ -29,11 +30,20 @@ def main() -> int:
     build.add_argument("--no-cache", action="store_true")
     build.add_argument("--json", action="store_true")
     commands.add_parser("standins", help="build Kafka, MongoDB and Redis")
+    engine_parser = commands.add_parser("engine", help="start Docker's engine, or end ours")
+    engine_parser.add_argument("what", choices=["start", "stop"])
+    commands.add_parser("names", help="the containers that this version can run")
     written = commands.add_parser("compose", help="write the compose files")
     written.add_argument("--check", action="store_true", help="only say whether they are as made")
     chosen = parser.parse_args()
     try:
-        return {"build": _build, "standins": _standins, "compose": _compose}[chosen.command](chosen)
+        return {
+            "build": _build,
+            "standins": _standins,
+            "compose": _compose,
+            "engine": _engine,
+            "names": _names,
+        }[chosen.command](chosen)
     except LucidError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
@@ -54,6 +64,21 @@ def _build(chosen: argparse.Namespace) -> int:
 
 def _standins(_: argparse.Namespace) -> int:
     _show(standins.build())
+    return 0
+
+
+def _names(_: argparse.Namespace) -> int:
+    print(" ".join(one.container for one in present(images.rooms()) if not one.slim))
+    return 0
+
+
+def _engine(chosen: argparse.Namespace) -> int:
+    if chosen.what == "stop":
+        print("Docker's engine has ended" if engine.stop() else "No engine of ours runs")
+        return 0
+    if engine.ensure():
+        print("Started Docker's engine; `make containers-stop` ends it")
+    engine.compose()
     return 0
 
 

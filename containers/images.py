@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import time
 from collections.abc import Sequence
@@ -74,6 +75,7 @@ def build(
     shared = {
         "PYTHON_BASE": python_base, "BUILDER_BASE": builder or python_base,
         "SOURCE_DATE_EPOCH": str(EPOCH), "VERSION": version(), "REVISION": _revision(),
+        "CONTRACT": hashlib.sha256((ROOT / "topics.yaml").read_bytes()).hexdigest(),
     }  # fmt: skip
     found = []
     for image in images:

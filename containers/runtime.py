@@ -93,7 +93,7 @@ def _collect_authorities(root: Path) -> None:
 
 
 def _compile(root: Path) -> None:
-    """A read-only root could never keep a .pyc, and without them a probe costs four times as much."""
+    """A read-only root keeps no .pyc, and without them a probe costs four times as much."""
     run(
         ["chroot", str(root), "/usr/bin/python3.11", "-m", "compileall", "-q",
          "--invalidation-mode", "unchecked-hash", f"/{_PYTHON}"],

@@ -5,9 +5,9 @@
     NAME.secure.yml                   an override: TLS and SCRAM on Kafka, passwords on the others
     standins.yml                      an override: local images of Kafka, MongoDB and Redis
 
-Networks: lucid-dev has the broker and the services, lucid-data the catalog and Redis, so that
-a service that needs neither does not even know their names; both have no way out. Only the
-API is on lucid-edge, too, and only its port is published, on 127.0.0.1.
+Networks: lucid-dev has the broker and the services; the catalog and Redis have one each, so
+that a service that does not need them does not even know their names; all have no way out.
+Only the API is on lucid-edge, too, and only its port is published, on 127.0.0.1.
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ import yaml
 
 from agents.deployment.services import (
     BLOBS,
-    DATA_SUBNET,
+    CACHE,
+    CATALOG,
+    DEV,
+    EDGE,
     GROUPS,
     SECRETS,
     SERVICES,
     STATE,
-    SUBNET,
+    SUBNETS,
     USER,
     Service,
 )
@@ -92,17 +95,15 @@ def stack(services: Iterable[Service]) -> Document:
             **{one.container: _service(one) for one in chosen},
             CLI: _cli(),
         },
-        "networks": {
-            "lucid-dev": _network("lucid-dev", SUBNET),
-            "lucid-data": _network("lucid-data", DATA_SUBNET),
-            "lucid-edge": {"name": "lucid-edge"},
-        },
+        "networks": {name: _network(name) for name in SUBNETS},
         "volumes": {name: {"name": f"lucid-{name}"} for name in volumes},
     }
 
 
-def _network(name: str, subnet: str) -> Document:
-    return {"name": name, "internal": True, "ipam": {"config": [{"subnet": subnet}]}}
+def _network(name: str) -> Document:
+    """Each has its addresses, or Docker would choose some of another's."""
+    addresses = {"config": [{"subnet": SUBNETS[name]}]}
+    return {"name": name, "internal": name != EDGE, "ipam": addresses}
 
 
 def _hardened(name: str, *, memory: int, cpus: float, pids: int = 256) -> Document:
@@ -143,14 +144,11 @@ def _service(one: Service) -> Document:
     volumes: list[Any] = [f"{one.name}-state:{STATE}", _secrets(one.name)]
     if one.blobs:
         volumes.append(f"blobs:{BLOBS}:{one.blobs}")
-    networks = ["lucid-dev"]
     waits = {KAFKA: "service_healthy", SETUP: "service_completed_successfully"}
     if one.catalog:
         waits[MONGODB] = "service_healthy"
     if one.redis:
         waits[REDIS] = "service_healthy"
-    if one.catalog or one.redis:
-        networks.append("lucid-data")
     document = {
         "image": f"{one.image}:{_VERSION}",
         **_hardened(one.container, memory=one.memory, cpus=one.cpus),
@@ -158,7 +156,7 @@ def _service(one: Service) -> Document:
         "stop_grace_period": "15s",
         "environment": {**addresses(one), "LUCID_HOST": one.container},
         "volumes": volumes,
-        "networks": networks,
+        "networks": one.networks,
         "depends_on": {name: {"condition": condition} for name, condition in waits.items()},
         "healthcheck": {
             "test": [*PROBE, "/app/probe.py"], "interval": "30s", "timeout": "10s", "retries": 3,
@@ -166,7 +164,6 @@ def _service(one: Service) -> Document:
         },
     }  # fmt: skip
     if one.published:
-        networks.append("lucid-edge")
         document["ports"] = [f"127.0.0.1:${{LUCID_API_PUBLISHED:-{one.port}}}:{one.port}"]
     return document
 
@@ -191,7 +188,7 @@ def _kafka() -> Document:
         **_hardened(KAFKA, memory=1024, cpus=2.0, pids=512),
         "restart": "unless-stopped",
         "volumes": [f"kafka:{_KAFKA_STORE}", _config("kafka/plain", _KAFKA_CONFIG)],
-        "networks": ["lucid-dev"],
+        "networks": [DEV],
         "healthcheck": _health(
             ["CMD", "/opt/kafka/bin/kafka-broker-api-versions.sh", "--bootstrap-server",
              "127.0.0.1:9094"],
@@ -208,7 +205,7 @@ def _mongodb() -> Document:
         **_hardened(MONGODB, memory=1024, cpus=2.0, pids=512),
         "restart": "unless-stopped",
         "volumes": ["mongodb:/data/db"],
-        "networks": ["lucid-data"],
+        "networks": [CATALOG],
         "healthcheck": _health(["CMD", "mongosh", "--quiet", "--eval", "db.hello().ok"]),
     }
 
@@ -220,7 +217,7 @@ def _redis() -> Document:
         "restart": "unless-stopped",
         "command": ["redis-server", "/run/redis/redis.conf"],
         "volumes": [_config("redis/plain", "/run/redis")],
-        "networks": ["lucid-data"],
+        "networks": [CACHE],
         "healthcheck": _health(["CMD", "redis-cli", "-e", "ping"], "10s"),
     }
 
@@ -233,7 +230,7 @@ def _setup() -> Document:
         "restart": "on-failure:3",
         "command": ["setup"],
         "environment": {"LUCID_KAFKA": f"{KAFKA}:9092", "LUCID_HOST": SETUP},
-        "networks": ["lucid-dev"],
+        "networks": [DEV],
         "depends_on": {KAFKA: {"condition": "service_healthy"}},
     }
 
@@ -251,7 +248,7 @@ def _cli() -> Document:
             "LUCID_REDIS": f"redis://{REDIS}:6379/0", "LUCID_HOST": CLI,
         },
         "volumes": [f"cli-state:{STATE}", _secrets("cli"), f"blobs:{BLOBS}:ro"],
-        "networks": ["lucid-dev", "lucid-data"],
+        "networks": [DEV, CATALOG, CACHE],
     }  # fmt: skip
 
 

@@ -13,6 +13,9 @@ from enum import IntEnum
 
 from schemas.topics import Contract
 
+WATCHED: dict[str, tuple[str, ...]] = {"api": ("pipeline",)}
+"""Groups of others whose progress a service follows: the API reads after the pipeline wrote."""
+
 
 class Resource(IntEnum):
     """Numbers of the Kafka protocol."""
@@ -71,4 +74,7 @@ def rights(contract: Contract, users: Iterable[str], outside: str, prefix: str =
             found.add(Right(user, Resource.TOPIC, name, Operation.DESCRIBE_CONFIGS))
         group = f"{prefix}{user}"
         found.add(Right(user, Resource.GROUP, group, Operation.READ, Pattern.PREFIXED))
+        for other in WATCHED.get(user, ()):
+            watched = f"{prefix}{other}"
+            found.add(Right(user, Resource.GROUP, watched, Operation.DESCRIBE, Pattern.LITERAL))
     return found

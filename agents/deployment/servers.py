@@ -56,6 +56,7 @@ def kafka_secure(password: str) -> str:
     lines = (
         "listener.security.protocol.map=CLIENTS:SASL_SSL,LOCAL:PLAINTEXT,CONTROLLER:SASL_PLAINTEXT",
         "sasl.enabled.mechanisms=SCRAM-SHA-512,PLAIN",
+        "listener.name.controller.sasl.enabled.mechanisms=PLAIN",
         "sasl.mechanism.controller.protocol=PLAIN",
         f"listener.name.controller.plain.sasl.jaas.config={login}",
         f"listener.name.clients.plain.sasl.jaas.config={login}",

@@ -22,8 +22,11 @@ STATE = "/var/lib/lucid"
 SECRETS = "/run/lucid"
 """Where a service's own secrets are, read-only."""
 BLOBS = "/var/lib/lucid-blobs"
-SUBNET = "172.20.0.0/16"
-DATA_SUBNET = "172.21.0.0/24"
+DEV, CATALOG, CACHE, EDGE = "lucid-dev", "lucid-catalog", "lucid-cache", "lucid-edge"
+"""Networks: the broker and all services; the catalog's; Redis's; the one with a way out."""
+SUBNETS = {
+    DEV: "172.20.0.0/16", CATALOG: "172.21.0.0/24", CACHE: "172.21.1.0/24", EDGE: "172.21.2.0/24",
+}  # fmt: skip
 
 
 class UnknownService(LucidError):
@@ -60,6 +63,12 @@ class Service:
     def image(self) -> str:
         """The repository of its image, without a tag."""
         return f"lucid/{self.container.removeprefix('lucid-')}"
+
+    @property
+    def networks(self) -> list[str]:
+        """The networks that it is on."""
+        on = {CATALOG: self.catalog, CACHE: self.redis, EDGE: self.published}
+        return [DEV, *(name for name, wanted in on.items() if wanted)]
 
     @property
     def principal(self) -> str:

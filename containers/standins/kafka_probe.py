@@ -1,4 +1,4 @@
-"""Is a broker answering? ApiVersions on the listener that asks for nothing. Standard library only."""
+"""Does a broker answer ApiVersions, which needs no login? Standard library only."""
 
 import socket
 import struct
