@@ -6,6 +6,7 @@ import shutil
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from agents.deployment.services import Service
@@ -60,6 +61,7 @@ class Needs:
     modules: frozenset[str]
 
 
+@cache
 def needs(image: Image, lock: str, root: Path = ROOT) -> Needs:
     """What an image has to hold."""
     module = image.entry.partition(":")[0]

@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -72,8 +73,13 @@ def models(contract: str) -> list[str]:
     return sorted(set(re.findall(r"(?m)^    value: (schemas\.\w+)\.\w+$", contract)))
 
 
-def _imports(path: Path, module: str) -> Iterator[str]:
+@cache
+def _imports(path: Path, module: str) -> tuple[str, ...]:
     """Dotted names that a file imports; of `from a import b` both a and a.b."""
+    return tuple(_read_imports(path, module))
+
+
+def _read_imports(path: Path, module: str) -> Iterator[str]:
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     for node in _walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -126,10 +132,16 @@ def _children(text: str) -> dict[str, set[str]]:
     return children
 
 
+@cache
+def _holders() -> Mapping[str, list[str]]:
+    """The installed distributions by the top-level names that they hold."""
+    return metadata.packages_distributions()
+
+
 def distributions(others: Iterable[str], lock: str) -> frozenset[str]:
     """The distributions of a lock that hold these top-level names, and what those need."""
     locked, children = read_lock(lock), _children(lock)
-    holders: Mapping[str, list[str]] = metadata.packages_distributions()
+    holders = _holders()
     found: set[str] = set()
     waiting = [normal(one) for name in others for one in holders.get(name, [])]
     while waiting:

@@ -55,7 +55,7 @@ class AdminRefused(LucidError):
     exit_status = 77  # EX_NOPERM of sysexits.h
 
 
-class _ScramResponse(Response):
+class _ScramResponse(Response):  # type: ignore[misc]
     API_KEY = 51
     API_VERSION = 0
     SCHEMA = Schema(
@@ -68,7 +68,7 @@ class _ScramResponse(Response):
     )  # fmt: skip
 
 
-class _ScramRequest(RequestStruct):
+class _ScramRequest(RequestStruct):  # type: ignore[misc]
     FLEXIBLE_VERSION = True
     API_KEY = 51
     API_VERSION = 0
@@ -85,14 +85,14 @@ class _ScramRequest(RequestStruct):
     )  # fmt: skip
 
 
-class _Scram(Request[_ScramRequest]):
+class _Scram(Request[_ScramRequest]):  # type: ignore[misc]
     API_KEY = 51
 
     def __init__(self, passwords: Mapping[str, str]) -> None:
         self._passwords = passwords
 
     def build(self, request_struct_class: type[_ScramRequest]) -> _ScramRequest:
-        entries = []
+        entries: list[tuple[Any, ...]] = []
         for user, password in self._passwords.items():
             salt = os.urandom(24)
             salted = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, ITERATIONS)
@@ -100,14 +100,14 @@ class _Scram(Request[_ScramRequest]):
         return request_struct_class([], entries, {})
 
 
-class _Fixed(Request[CreateAclsRequest_v1]):
+class _Fixed(Request[CreateAclsRequest_v1]):  # type: ignore[misc]
     """Sends a request that is made already."""
 
     API_KEY = 30
 
     def __init__(self, made: Any) -> None:
         self._made = made
-        self.API_KEY = made.API_KEY  # type: ignore[misc]
+        self.API_KEY = made.API_KEY
 
     def prepare(self, versions: Any) -> Any:
         return self._made

@@ -46,9 +46,11 @@ SERVERS = (KAFKA, MONGODB, REDIS)
 
 def files() -> dict[str, str]:
     """The text of every file, by name."""
-    groups = {group: [one for one in SERVICES if one.group == group] for group in GROUPS}
+    groups: dict[str, list[Service]] = {"phase3": list(SERVICES)}
+    for group in GROUPS:
+        groups[group] = [one for one in SERVICES if one.group == group]
     documents: dict[str, Document] = {}
-    for name, services in {**groups, "phase3": list(SERVICES)}.items():
+    for name, services in groups.items():
         documents[f"{name}.yml"] = stack(services)
         documents[f"{name}.secure.yml"] = secure(services)
     documents["standins.yml"] = standins()

@@ -29,7 +29,6 @@ class Operation(IntEnum):
 
     READ = 3
     WRITE = 4
-    DELETE = 6
     DESCRIBE = 8
     DESCRIBE_CONFIGS = 10
 

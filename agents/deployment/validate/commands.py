@@ -19,7 +19,12 @@ from agents.platform.settings import Settings
 from agents.run import ROOMS
 
 app = typer.Typer(help="Check what runs.", no_args_is_help=True)
-_MARKS = {"ok": "[green]ok[/]", "failed": "[red]FAILED[/]", "absent": "[dim]absent[/]"}
+_MARKS = {
+    "ok": "[green]ok[/]",
+    "failed": "[red]FAILED[/]",
+    "absent": "[dim]absent[/]",
+    "skipped": "[yellow]skipped[/]",
+}
 
 
 @app.callback()

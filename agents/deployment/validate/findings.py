@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Verdict = Literal["ok", "failed", "absent"]
+Verdict = Literal["ok", "failed", "absent", "skipped"]
 COLUMNS = (
     "image", "running", "port", "user", "shell", "read-only", "capabilities", "limits", "health",
     "isolation", "secrets",
@@ -33,6 +33,11 @@ def ok(subject: str, check: str, detail: str = "") -> Finding:
 
 def failed(subject: str, check: str, detail: str) -> Finding:
     return Finding(subject, check, "failed", " ".join(detail.split())[:300])
+
+
+def skipped(subject: str, check: str, why: str) -> Finding:
+    """It was not tried, since what it stands on has failed already."""
+    return Finding(subject, check, "skipped", why)
 
 
 def judged(subject: str, check: str, problems: Sequence[str]) -> Finding:

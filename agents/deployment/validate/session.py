@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 from agents.deployment.services import service
 from agents.deployment.validate.engine import Compose, EngineProblem
-from agents.deployment.validate.findings import Finding, failed, ok
+from agents.deployment.validate.findings import Finding, failed, ok, skipped
 
 STACK = "stack"
 FRAMES = 20
@@ -40,6 +40,7 @@ def through(compose: Compose, port: int) -> Iterator[Finding]:
         ))  # fmt: skip
     except (EngineProblem, ValueError) as error:
         yield failed(STACK, "session", f"none could be recorded: {error}")
+        yield from (skipped(STACK, check, "no session") for check in ("verified", "read"))
         return
     session = str(recorded["session"])
     yield ok(STACK, "session", session)
