@@ -10,9 +10,8 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.table import Table
 
-from agents.deployment import compose
 from agents.deployment.services import present
-from containers import engine, images
+from containers import engine, images, written
 from containers.standins import build as standins
 from schemas.errors import LucidError
 
@@ -33,8 +32,8 @@ def main() -> int:
     engine_parser = commands.add_parser("engine", help="start Docker's engine, or end ours")
     engine_parser.add_argument("what", choices=["start", "stop"])
     commands.add_parser("names", help="the containers that this version can run")
-    written = commands.add_parser("compose", help="write the compose files")
-    written.add_argument("--check", action="store_true", help="only say whether they are as made")
+    made = commands.add_parser("compose", help="write the compose files")
+    made.add_argument("--check", action="store_true", help="only say whether they are as made")
     chosen = parser.parse_args()
     try:
         return {
@@ -83,14 +82,13 @@ def _engine(chosen: argparse.Namespace) -> int:
 
 
 def _compose(chosen: argparse.Namespace) -> int:
-    folder = images.ROOT / "compose"
-    folder.mkdir(exist_ok=True)
     other = []
-    for name, text in compose.files().items():
-        path = folder / name
+    for name, text in written.files().items():
+        path = images.ROOT / name
         if not path.exists() or path.read_text() != text:
             other.append(name)
             if not chosen.check:
+                path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(text)
     print(f"{'Differ' if chosen.check else 'Written'}: {', '.join(other) or 'none'}")
     return 1 if chosen.check and other else 0

@@ -116,7 +116,7 @@ def _write_service(
         (app / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(root / path, app / path)
     shutil.copy(root / "topics.yaml", app / "schemas" / "topics.yaml")
-    for name in ("probe.py", "launch.py"):
+    for name in ("probe.py", "launch.py", "hand_over.py"):
         shutil.copy(root / "containers" / name, app / name)
     (app / "entry").write_text(image.entry + "\n")
     (app / "port").write_text(f"{image.port}\n")

@@ -6,8 +6,9 @@
     DEPLOY/passwords/NAME           one for each user of the broker, the catalog and Redis
     DEPLOY/services/NAME/           what that service sees as /run/lucid, and nothing else
     DEPLOY/kafka|mongodb|redis/     what the servers see
+    DEPLOY/kubernetes/NAME.yaml     the same secrets for `kubectl apply`
 
-The first three are what is made; the last two are copied from them each time, so that what
+The first three are what is made; the others are copied from them each time, so that what
 was rotated there arrives. Files are 0600 of the containers' user, folders 0700.
 
 LucidError
@@ -16,12 +17,15 @@ LucidError
 
 from __future__ import annotations
 
+import base64
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import yaml
 
 from agents.deployment import certificates, servers
 from agents.deployment.services import SECRETS, SERVICES, USER, Service
@@ -153,6 +157,21 @@ def _hand_out(folder: Path) -> None:
     for name in users():
         _write(setup / "users" / f"{name}.password", password[name] + "\n")
     _hand_to_servers(folder, password, authority)
+    for place in sorted((folder / "services").iterdir()):
+        _write(folder / "kubernetes" / f"{place.name}.yaml", _secret(place))
+
+
+def _secret(place: Path) -> str:
+    """A Secret with a folder's files, `/` in their names written as `__`."""
+    files = sorted(path for path in place.rglob("*") if path.is_file())
+    data = {
+        "__".join(path.relative_to(place).parts): base64.b64encode(path.read_bytes()).decode()
+        for path in files
+    }
+    return yaml.safe_dump({
+        "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
+        "metadata": {"name": f"lucid-{place.name}", "namespace": "lucid"}, "data": data,
+    })  # fmt: skip
 
 
 def _hand_to_servers(folder: Path, password: dict[str, str], authority: str) -> None:

@@ -214,6 +214,7 @@ class Health:
             error = hide(str(found) or type(found).__name__)
             code = found.code if isinstance(found, LucidError) else type(found).__name__
         seconds = round(time.perf_counter() - start, 6)
+        self.metrics.checked(name, not code)
         return Result(name, not code, seconds, error, code, advisory)
 
 

@@ -1,0 +1,300 @@
+"""What validation says of a container, from what the engine and a look inside tell it."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from agents.deployment.services import service
+from agents.deployment.validate import engine, looking, session, validating
+from agents.deployment.validate.findings import COLUMNS, Finding, Report, failed, ok, skipped
+
+STORAGE, API = service("storage"), service("api")
+WHOLE: dict[str, Any] = {
+    "Id": "1", "Name": "/lucid-session-storage", "Image": "sha256:1",
+    "State": {"Status": "running", "ExitCode": 0,
+              "Health": {"Status": "healthy", "Log": [{"Output": "{}"}]}},
+    "Config": {"User": "65532:65532", "Env": ["LUCID_KAFKA=lucid-kafka:9092"],
+               "ExposedPorts": {"8086/tcp": {}}, "Labels": {}},
+    "HostConfig": {"ReadonlyRootfs": True, "PortBindings": {}, "CapDrop": ["ALL"],
+                   "CapAdd": None, "SecurityOpt": ["no-new-privileges:true"], "Memory": 1,
+                   "PidsLimit": 1, "NanoCpus": 1, "NetworkMode": "lucid-dev"},
+    "Mounts": [{"Destination": "/run/lucid", "RW": False}],
+    "NetworkSettings": {"Networks": {"lucid-dev": {}, "lucid-catalog": {}}},
+}  # fmt: skip
+INSIDE: dict[str, Any] = {
+    "uid": 65532, "bounding": "0000000000000000", "no_new_privileges": "1", "writable": [],
+    "unwritable": [], "keys": [], "open_secrets": {},
+    "reached": {"lucid-kafka:9092": True, "lucid-mongodb:27017": True},
+}  # fmt: skip
+NETWORKS = {"lucid-dev": True, "lucid-catalog": True}
+NAME = STORAGE.container
+
+
+def all_of(inspected: dict[str, Any], inside: dict[str, Any]) -> dict[str, Finding]:
+    """Every check that needs no engine."""
+    found = [
+        looking.running(NAME, inspected),
+        looking.ports(NAME, inspected, exposed=8086, published=False),
+        looking.user(NAME, inspected, inside), looking.read_only(NAME, inspected, inside),
+        looking.capabilities(NAME, inspected, inside), looking.limits(NAME, inspected),
+        looking.health(NAME, inspected), looking.secrets(STORAGE, inspected, inside),
+        looking.isolation(NAME, inside, validating.expected(STORAGE), NETWORKS, STORAGE.networks),
+    ]  # fmt: skip
+    return {one.check: one for one in found}
+
+
+def test_a_whole_container_passes() -> None:
+    assert {one.verdict for one in all_of(WHOLE, INSIDE).values()} == {"ok"}
+
+
+Change = Callable[[dict[str, Any], dict[str, Any]], None]
+BREAKAGES: list[tuple[str, str, Change]] = [
+    ("running", "it is called", lambda c, i: c.update(Name="/other")),
+    ("port", "port 8086/tcp is published",
+     lambda c, i: c["HostConfig"].update(PortBindings={"8086/tcp": [{"HostIp": ""}]})),
+    ("port", "does not expose 8086", lambda c, i: c["Config"].update(ExposedPorts=None)),
+    ("user", "its user is root", lambda c, i: c["Config"].update(User="")),
+    ("user", "inside it is user 0", lambda c, i: i.update(uid=0)),
+    ("read-only", "is not read-only", lambda c, i: c["HostConfig"].update(ReadonlyRootfs=False)),
+    ("read-only", "/app can be written to", lambda c, i: i.update(writable=["/app"])),
+    ("read-only", "/var/lib/lucid cannot", lambda c, i: i.update(unwritable=["/var/lib/lucid"])),
+    ("capabilities", "given NET_RAW", lambda c, i: c["HostConfig"].update(CapAdd=["NET_RAW"])),
+    ("capabilities", "not all capabilities", lambda c, i: c["HostConfig"].update(CapDrop=None)),
+    ("capabilities", "privileged", lambda c, i: c["HostConfig"].update(Privileged=True)),
+    ("capabilities", "no-new-privileges", lambda c, i: c["HostConfig"].update(SecurityOpt=None)),
+    ("capabilities", "bounding set", lambda c, i: i.update(bounding="0000000000002000")),
+    ("capabilities", "no_new_privs", lambda c, i: i.update(no_new_privileges="0")),
+    ("capabilities", "PidMode is the host's", lambda c, i: c["HostConfig"].update(PidMode="host")),
+    ("limits", "no limit of memory", lambda c, i: c["HostConfig"].update(Memory=0)),
+    ("limits", "no limit of processes", lambda c, i: c["HostConfig"].update(PidsLimit=-1)),
+    ("health", "no health check", lambda c, i: c["State"].pop("Health")),
+    ("health", "unhealthy: catalog: no answer", lambda c, i: c["State"]["Health"].update(
+        Status="unhealthy",
+        Log=[{"Output": '{"checks": {"catalog": {"ok": false, "error": "no answer"}}}'}])),
+    ("secrets", "a secret stands in its environment, LUCID_MONGO",
+     lambda c, i: c["Config"]["Env"].append("LUCID_MONGO=mongodb://lucid:pw@m/")),
+    ("secrets", "can be written to", lambda c, i: c["Mounts"][0].update(RW=True)),
+    ("secrets", "nothing is mounted", lambda c, i: c.update(Mounts=[])),
+    ("secrets", "processor.age, which it does not need", lambda c, i: i.update(
+        keys=["processor.age"])),
+    ("secrets", "has mode 0o644", lambda c, i: i.update(open_secrets={"/run/lucid/x": "0o644"})),
+    ("secrets", "engine's socket", lambda c, i: c["Mounts"].append(
+        {"Destination": "/var/run/docker.sock", "RW": True})),
+    ("isolation", "lucid-redis:6379 can be reached",
+     lambda c, i: i["reached"].update({"lucid-redis:6379": True})),
+    ("isolation", "lucid-mongodb:27017 cannot", lambda c, i: i["reached"].update(
+        {"lucid-mongodb:27017": False})),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("check", "says", "change"), BREAKAGES, ids=[b[1] for b in BREAKAGES])
+def test_one_breakage_fails_one_check(check: str, says: str, change: Change) -> None:
+    inspected, inside = copy.deepcopy(WHOLE), copy.deepcopy(INSIDE)
+    change(inspected, inside)
+    found = all_of(inspected, inside)
+    assert {name for name, one in found.items() if one.failed} == {check}
+    assert says in found[check].detail
+
+
+def test_a_container_that_ended_is_not_healthy_whatever_it_last_was() -> None:
+    inspected = copy.deepcopy(WHOLE)
+    inspected["State"].update(Status="exited", ExitCode=78)
+    found = all_of(inspected, INSIDE)
+    assert {name for name, one in found.items() if one.failed} == {"running", "health"}
+    assert found["running"].detail == "it is exited, exit status 78"
+
+
+def test_networks_are_the_wanted_ones() -> None:
+    def look(networks: dict[str, bool]) -> str:
+        expected = validating.expected(STORAGE)
+        return looking.isolation(NAME, INSIDE, expected, networks, STORAGE.networks).detail
+
+    assert look(NETWORKS) == ""
+    assert look({**NETWORKS, "bridge": False}) == "it is on bridge; bridge has a way out"
+    assert look({"lucid-dev": True}) == "it is not on lucid-catalog"
+    assert look({"lucid-dev": False, "lucid-catalog": True}) == "lucid-dev has a way out"
+
+
+def test_the_published_port_is_on_this_host_only() -> None:
+    inspected = copy.deepcopy(WHOLE)
+    inspected["Config"]["ExposedPorts"] = {"8087/tcp": {}}
+
+    def look(bindings: dict[str, Any]) -> str:
+        inspected["HostConfig"]["PortBindings"] = bindings
+        return looking.ports(API.container, inspected, exposed=8087, published=True).detail
+
+    assert look({"8087/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8087"}]}) == ""
+    assert "on all addresses" in look({"8087/tcp": [{"HostIp": "", "HostPort": "8087"}]})
+    assert "8087 is not published" in look({})
+
+
+def test_an_image_of_another_version_or_contract_is_named() -> None:
+    labels = {"lucid.port": "8086", "lucid.room": STORAGE.room, "lucid.contract": "aa",
+              "org.opencontainers.image.version": "1"}  # fmt: skip
+    assert not looking.image(STORAGE, labels, "1", "aa").failed
+    assert "lucid.contract is aa, not bb" in looking.image(STORAGE, labels, "1", "bb").detail
+    assert "version is 1, not 2" in looking.image(STORAGE, labels, "2", "aa").detail
+    assert "lucid.port is missing" in looking.image(STORAGE, {}, "1", "aa").detail
+
+
+def test_what_the_probe_printed_is_made_short() -> None:
+    assert looking.failing("") == "no answer yet"
+    assert looking.failing("no answer on port 1: x\nmore") == "no answer on port 1: x"
+
+
+# Running them all, with an engine that is made up ------------------------------------------------
+
+
+class Engine:
+    """Answers docker commands as the engine would; `broken` names a container that is gone."""
+
+    def __init__(self, broken: str = "", drift: list[Any] | None = None) -> None:
+        self.broken, self.drift = broken, drift or []
+
+    def __call__(self, arguments: Any, **_: Any) -> Any:
+        done = lambda text="", code=0, error="": engine.subprocess.CompletedProcess(  # noqa: E731
+            arguments, code, text, error
+        )
+        if arguments[:2] == ["container", "inspect"]:
+            if arguments[2] == self.broken:
+                return done(code=1)
+            return done(json.dumps([self.container(arguments[2])]))
+        if arguments[:2] == ["image", "inspect"]:
+            return done(json.dumps({
+                "lucid.port": "8086", "lucid.room": STORAGE.room, "lucid.contract": "aa",
+                "org.opencontainers.image.version": "1",
+            }))  # fmt: skip
+        if arguments[:2] == ["network", "inspect"]:
+            return done(json.dumps([{"Name": n, "Internal": True} for n in arguments[2:]]))
+        if arguments[:2] == ["exec", "-i"]:
+            return done(json.dumps(INSIDE))
+        if arguments[0] == "exec":
+            return done(error="exec: no such file or directory", code=126)
+        if "topics" in arguments:
+            return done(json.dumps({"drift": self.drift}))
+        return done()
+
+    @staticmethod
+    def container(name: str) -> dict[str, Any]:
+        found = copy.deepcopy(WHOLE)
+        found["Name"] = f"/{name}"
+        found["Config"]["Labels"] = {
+            "com.docker.compose.project.config_files": "/a.yml,/b.yml",
+            "com.docker.compose.project.environment_file": "/.env",
+        }
+        ports = {"lucid-kafka": 9092, "lucid-mongodb": 27017, "lucid-redis": 6379}
+        found["Config"]["ExposedPorts"] = {f"{ports.get(name, 8086)}/tcp": {}}
+        return found
+
+
+@pytest.fixture
+def made_up(monkeypatch: pytest.MonkeyPatch) -> Callable[[Engine], None]:
+    def use(fake: Engine) -> None:
+        for module in (engine, validating):
+            monkeypatch.setattr(module, "docker", fake)
+
+    return use
+
+
+def test_a_whole_stack_passes(made_up: Callable[[Engine], None]) -> None:
+    made_up(Engine())
+    report = validating.validate([STORAGE], [API], "1", "aa")
+    assert report.failures == []
+    assert report.healthy() == (4, 4)
+    assert [one.subject for one in report.findings if one.verdict == "absent"] == [API.container]
+    assert report.document()["ok"] is True
+
+
+def test_a_missing_container_fails_all_its_checks_and_no_others(
+    made_up: Callable[[Engine], None],
+) -> None:
+    made_up(Engine(broken=NAME))
+    report = validating.validate([STORAGE], [], "1", "aa")
+    assert {(one.subject, one.check) for one in report.failures} == {
+        (NAME, check) for check in COLUMNS
+    }
+    made_up(Engine(broken="lucid-redis"))
+    report = validating.validate([STORAGE], [], "1", "aa")
+    assert {one.subject for one in report.failures} == {"lucid-redis"}
+
+
+def test_topics_that_differ_are_named_and_no_session_is_tried(
+    made_up: Callable[[Engine], None],
+) -> None:
+    drift = [{"topic": "session.holds", "field": "retention.ms", "found": "1", "wanted": "-1"}]
+    made_up(Engine(drift=drift))
+    report = validating.validate([STORAGE, API], [], "1", "aa")
+    of_stack = {one.check: one for one in report.findings if one.subject == "stack"}
+    assert of_stack["topics"].detail == "1 differences: session.holds retention.ms: 1, not -1"
+    assert of_stack["session"].verdict == "skipped"
+
+
+def test_a_shell_that_runs_and_one_that_cannot_be_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(code: int, said: str) -> None:
+        done = engine.subprocess.CompletedProcess([], code, "", said)
+        monkeypatch.setattr(validating, "docker", lambda *_, **__: done)
+
+    answer(0, "")
+    assert "/bin/sh runs" in validating.shell(NAME).detail
+    answer(1, "Container is paused")
+    assert "could not be tried: Container is paused" in validating.shell(NAME).detail
+    answer(127, "stat /bin/sh: no such file or directory")
+    assert not validating.shell(NAME).failed
+
+
+def test_a_session_is_followed_to_its_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Commands:
+        outcome = "ok"
+
+        def lucid(self, *arguments: str, **_: object) -> str:
+            if arguments[0] == "record":
+                return json.dumps({"session": "s1"})
+            return json.dumps({"outcome": self.outcome})
+
+    monkeypatch.setattr(session, "SECONDS", 0.0)
+    monkeypatch.setattr(session, "read", lambda *_: "")
+    commands: Any = Commands()
+    assert [one.verdict for one in session.through(commands, 1)] == ["ok", "ok", "ok"]
+    commands.outcome = "incomplete"
+    found = list(session.through(commands, 1))
+    assert found[1].detail == "it does not verify: incomplete"
+
+    def broken(*_: str, **__: object) -> str:
+        raise engine.EngineProblem("docker compose: no such service")
+
+    commands.lucid = broken
+    verdicts = [one.verdict for one in session.through(commands, 1)]
+    assert verdicts == ["failed", "skipped", "skipped"]
+
+
+def test_a_report_is_one_document() -> None:
+    report = Report((ok("a", "health"), failed("b", "health", "x\n  y"), skipped("c", "d", "e")))
+    document = report.document()
+    assert (document["healthy"], document["containers"], document["failed"]) == (1, 2, 1)
+    assert report.failures[0].detail == "x y"
+
+
+def test_docker_that_is_missing_or_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(engine.EngineProblem, match="there is no docker command"):
+        engine.docker(["version"])
+
+
+def test_compose_is_called_as_it_was_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(
+        engine,
+        "docker",
+        lambda arguments, **_: (
+            seen.append(arguments),
+            engine.subprocess.CompletedProcess(arguments, 0, "out", ""),
+        )[1],
+    )
+    assert engine.Compose(Engine.container("lucid-kafka")).lucid("verify", "x") == "out"
+    assert seen[0][:9] == ["compose", "--project-name", "lucid", "-f", "/a.yml", "-f", "/b.yml",
+                           "--env-file", "/.env"]  # fmt: skip
