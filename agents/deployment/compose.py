@@ -230,6 +230,7 @@ def _setup() -> Document:
         "image": f"lucid/cli:{_VERSION}",
         **_hardened(SETUP, memory=256, cpus=1.0),
         "restart": "on-failure:3",
+        "healthcheck": {"disable": True},
         "command": ["setup"],
         "environment": {"LUCID_KAFKA": f"{KAFKA}:9092", "LUCID_HOST": SETUP},
         "networks": [DEV],
@@ -245,6 +246,7 @@ def _cli() -> Document:
         "image": f"lucid/cli:{_VERSION}",
         **hardened,
         "profiles": ["tools"],
+        "healthcheck": {"disable": True},
         "environment": {
             "LUCID_KAFKA": f"{KAFKA}:9092", "LUCID_MONGO": f"mongodb://{MONGODB}:27017/",
             "LUCID_REDIS": f"redis://{REDIS}:6379/0", "LUCID_HOST": CLI,
