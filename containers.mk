@@ -59,3 +59,11 @@ containers-test: containers ## break the containers on purpose, and see that val
 .PHONY: containers-stop
 containers-stop: ## end the engine that was started here
 	@$(BIN)/python -m containers engine stop
+
+K8SCHECK = $(HOME)/.cache/lucid/k8scheck
+$(K8SCHECK): containers/k8scheck/main.go containers/k8scheck/go.mod
+	@cd containers/k8scheck && nice -n 10 go build -trimpath -o $@ .
+
+.PHONY: k8s
+k8s: compose $(K8SCHECK) ## check the Kubernetes base: types of the API, PodSecurity restricted
+	@for file in compose/k8s/[!k]*.yaml; do cat $$file; echo ---; done | $(K8SCHECK)

@@ -21,7 +21,7 @@ from agents.platform.settings import Settings
 
 def init(
     folder: Annotated[Path | None, typer.Option(help="Where; HOME/deploy if not given.")] = None,
-    user: Annotated[int, typer.Option(min=1, help="The containers' user.")] = USER,
+    user: Annotated[int, typer.Option(min=0, help="The containers' user.")] = USER,
     image_version: Annotated[str, typer.Option(help="Tag of the images.")] = "",
     as_json: AsJson = False,
 ) -> None:

@@ -66,7 +66,7 @@ def users() -> list[str]:
 def initialise(settings: Settings, folder: Path, version: str, user: int = USER) -> Deployment:
     """Make what is missing and hand it out; raises InitRefused, KeyProblem."""
     folder = folder.absolute()
-    os.umask(0o077)
+    mask = os.umask(0o077)
     try:
         before = set(_files(folder))
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -83,6 +83,8 @@ def initialise(settings: Settings, folder: Path, version: str, user: int = USER)
             f"cannot make the deployment in {folder}: {error.filename or ''} ({error.strerror})",
             hint="Run it as root, as Docker runs, or give --user with your own number",
         ) from error
+    finally:
+        os.umask(mask)
     return Deployment(folder, tuple(made), user)
 
 

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import socket
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -270,6 +277,109 @@ def test_a_session_is_followed_to_its_reader(monkeypatch: pytest.MonkeyPatch) ->
     commands.lucid = broken
     verdicts = [one.verdict for one in session.through(commands, 1)]
     assert verdicts == ["failed", "skipped", "skipped"]
+
+
+class Answering(BaseHTTPRequestHandler):
+    """An API that knows one session, for whoever has the token."""
+
+    def do_GET(self) -> None:
+        known = self.path.endswith("/s1") and self.headers["Authorization"] == "Bearer t"
+        self.send_response(200 if known else 404)
+        self.end_headers()
+        self.wfile.write(b'{"session": "s1"}')
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing on standard error."""
+
+
+def test_the_api_is_read_with_a_token() -> None:
+    class Commands:
+        def lucid(self, *arguments: str, **_: object) -> str:
+            assert arguments[:2] == ("token", "issue")
+            return '{"token": "t"}'
+
+    commands: Any = Commands()
+    server = HTTPServer(("127.0.0.1", 0), Answering)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        assert session.read(commands, server.server_port, "s1") == ""
+        assert "404" in session.read(commands, server.server_port, "s2")
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert "does not give it out" in session.read(commands, server.server_port, "s1")
+
+
+def test_what_cannot_be_read_is_a_failure() -> None:
+    class Commands:
+        said = ""
+
+        def lucid(self, *arguments: str, **_: object) -> str:
+            return self.said
+
+    commands: Any = Commands()
+    assert session.topics(commands).detail == "the broker could not be compared with topics.yaml"
+    assert session.verified(commands, "s1") == "it is not in the catalog"
+    commands.said = '{"outcome": "ok", "drift": []}'
+    assert session.verified(commands, "s1") == ""
+    assert not session.topics(commands).failed
+
+
+def test_a_check_that_breaks_has_failed_and_stops_no_other(
+    made_up: Callable[[Engine], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_up(Engine())
+
+    def broken(*_: object) -> Finding:
+        raise KeyError("HostConfig")
+
+    def away(_: object) -> dict[str, Any]:
+        raise engine.EngineProblem("docker exec: it is paused")
+
+    monkeypatch.setattr(looking, "limits", broken)
+    monkeypatch.setattr(validating, "look_inside", away)
+    report = validating.validate([STORAGE], [], "1", "aa")
+    found = {one.check: one.detail for one in report.failures if one.subject == NAME}
+    assert found == {
+        "limits": "'HostConfig'",
+        "isolation": "cannot look inside: docker exec: it is paused",
+        "secrets": "cannot look inside: docker exec: it is paused",
+    }
+
+
+def test_validation_waits_for_the_first_look_at_health(monkeypatch: pytest.MonkeyPatch) -> None:
+    states = iter(["starting", "healthy"])
+    monkeypatch.setattr(validating, "container", lambda _: {
+        "State": {"Health": {"Status": next(states)}}})  # fmt: skip
+    monkeypatch.setattr(validating.time, "sleep", lambda _: None)
+    validating.settle(["a"])
+    assert next(states, "none") == "none"
+
+
+def test_the_look_from_inside_is_true_of_this_process(tmp_path: Path) -> None:
+    secrets = tmp_path / "secrets"
+    (secrets / "keys").mkdir(parents=True)
+    (secrets / "keys" / "one.key").touch(0o600)
+    (secrets / "open").touch()
+    (secrets / "open").chmod(0o644)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        asked = {"reach": [["127.0.0.1", port], ["127.0.0.1", 1]], "secrets": str(secrets),
+                 "state": [str(tmp_path), str(tmp_path / "gone")]}  # fmt: skip
+        script = Path(validating.__file__).with_name("inside.py").read_text()
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", "-", json.dumps(asked)], input=script,
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    found = json.loads(done.stdout)
+    assert found["uid"] == os.getuid()
+    assert found["reached"] == {f"127.0.0.1:{port}": True, "127.0.0.1:1": False}
+    assert found["unwritable"] == [str(tmp_path / "gone")]
+    assert found["keys"] == ["one.key"]
+    assert found["open_secrets"] == {str(secrets / "open"): "0o644"}
+    int(found["bounding"], 16)
 
 
 def test_a_report_is_one_document() -> None:
