@@ -6,6 +6,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Files of tests that run at a time, each with servers of its own; most of their time is waiting.
+WORKERS ?= 3
 
 include packages.mk
 include containers.mk
@@ -32,7 +34,7 @@ demo: setup ## record, verify and export a live desktop; KEEP=1 leaves it runnin
 
 .PHONY: test
 test: setup ## run all tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .PHONY: lint
 lint: setup ## style and types
@@ -43,7 +45,7 @@ lint: setup ## style and types
 .PHONY: coverage
 coverage: setup ## run all tests and show line and branch coverage, subprocesses included
 	@rm -f .coverage .coverage.*
-	@$(BIN)/coverage run -m pytest
+	@$(BIN)/coverage run -m pytest -n $(WORKERS) --dist loadfile
 	@$(BIN)/coverage combine -q
 	@$(BIN)/coverage report --include='schemas/*' --fail-under=95
 	@$(BIN)/coverage report --fail-under=90

@@ -129,6 +129,7 @@ class Audit:
         self._kept: list[_Waiting] = []
         self._turn = asyncio.Lock()
         self._wake = asyncio.Event()
+        self._running = False  # `run` sends
         self._gave_up = False  # at the end of a service: it has no time to wait twice
 
     @property
@@ -159,16 +160,24 @@ class Audit:
         waiting = _Waiting(self._event(data, subject, actor), done)
         self._queue.append(waiting)
         try:
-            async with self._in_time(), self._turn:
-                while not done.done():
-                    with contextlib.suppress(LucidError):  # it is in `done`, too
-                        await self._deliver()
+            async with self._in_time():
+                if self._running:
+                    self._wake.set()
+                    await asyncio.wait([done])
+                else:
+                    await self._deliver_until(done)
         finally:
             if not done.done():
                 done.cancel()
                 with contextlib.suppress(ValueError):
                     self._queue.remove(waiting)
         return done.result()
+
+    async def _deliver_until(self, done: asyncio.Future[AuditEvent]) -> None:
+        async with self._turn:
+            while not done.done():
+                with contextlib.suppress(LucidError):  # it is in `done`, too
+                    await self._deliver()
 
     def note(self, data: Strict, subject: str, *, actor: Actor | None = None) -> None:
         """Put an entry down soon: `run` sends it, together with others.
@@ -199,12 +208,14 @@ class Audit:
 
     async def run(self, stop: StopSignal) -> None:
         """Send notes until `stop` is set, beginning with what a former process has left."""
+        self._running = True
         sender = asyncio.create_task(self._send_notes())
         waiter = asyncio.create_task(stop.wait())
         try:
             await asyncio.wait([sender, waiter], return_when=asyncio.FIRST_COMPLETED)
         finally:
             # What is cut off is on disk and still in `_kept`; `finish` sends it again.
+            self._running = False
             sender.cancel()
             waiter.cancel()
             results = await asyncio.gather(sender, waiter, return_exceptions=True)
@@ -289,14 +300,18 @@ class Audit:
                 if state.pending:
                     pauses, deadline = Backoff(most=5.0), Deadline(TRY_SECONDS)
                     await retry(lambda: self._send(state), backoff=pauses, deadline=deadline)
+                    self._tell()
                     await _to_the_end(asyncio.to_thread(slot.settle))
         except LucidError as error:
             self._fail(error)
             raise
+        self._kept.clear()
+
+    def _tell(self) -> None:
+        """Nobody has to wait until the disk knows, too: what it lacks is sent twice at worst."""
         for one in self._kept:
             if one.done is not None and not one.done.done():
                 one.done.set_result(one.event)
-        self._kept.clear()
 
     async def _keep_queued(self, slot: Slot, count: int) -> None:
         """Move the first of the queue to the disk; they stay in the queue if that fails."""

@@ -6,13 +6,16 @@
     if not allowance.allowed: …                                            429
 
 The counter is that of the `limits` library: the requests of this minute, and those of the
-minute before in proportion to how much of it still counts. While Redis is away each process
+minute before in proportion to how much of it still counts. A subject that asks often has a
+few requests counted ahead (a lease), so that not each waits for Redis; what is not used within
+a second is lost to it, and the limit is never passed. While Redis is away each process
 counts by itself, from zero, to the same limits: an API of n processes then allows up to n
 times as much, never everything. `healthy` says so.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import math
 import time
@@ -37,6 +40,8 @@ AWAY_FOR = 2.0
 LOOK_EVERY = 1.0
 """Seconds after which the count of the other processes is asked for again."""
 MAX_REMEMBERED = 10_000
+LEASE_SHARE, LEASE_MOST, LEASE_SECONDS = 200, 10, 1.0
+"""Of each that many requests of a limit one is counted ahead, at most so many, for so long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +96,16 @@ class Window:
 
 @dataclass(slots=True)
 class _Seen:
-    """What Redis said of a counter the last time, and how many requests were counted since."""
+    """What Redis said of a counter the last time, and how many requests were counted since.
+
+    leased: requests that are counted and were not made yet; until: when they are lost.
+    """
 
     at: float
     window: Window
     since: int = 0
+    leased: int = 0
+    until: float = 0.0
 
 
 class Limiter:
@@ -108,13 +118,34 @@ class Limiter:
         self._own = SlidingWindowCounterRateLimiter(MemoryStorage())
         self._shared = None if client is None else _on_redis(client)
         self._seen: OrderedDict[tuple[str, str], _Seen] = OrderedDict()
+        self._asking: dict[tuple[str, str], asyncio.Lock] = {}
         self._away_until = float("-inf")
         self._alone = client is None
 
     async def hit(self, subject: str, route: str, rate: int) -> Allowance:
         """Count a request; never raises, and never lets more than `rate` a minute pass."""
         who = hashlib.sha256(subject.encode()).hexdigest()[:32]
-        item, key = RateLimitItemPerMinute(rate), (who, route)
+        key = (who, route)
+        if (leased := self._take_leased(key, rate)) is not None:
+            return leased
+        # One asks for all that wait: they take from what it leased.
+        lock = self._asking.setdefault(key, asyncio.Lock())
+        try:
+            async with lock:
+                return self._take_leased(key, rate) or await self._ask(key, rate)
+        finally:
+            if not lock.locked():
+                self._asking.pop(key, None)
+
+    def _take_leased(self, key: tuple[str, str], rate: int) -> Allowance | None:
+        seen = self._seen.get(key)
+        if seen is None or not seen.leased or self._clock() >= seen.until:
+            return None
+        seen.leased -= 1
+        return self._allowance(rate, seen, True)
+
+    async def _ask(self, key: tuple[str, str], rate: int) -> Allowance:
+        item = RateLimitItemPerMinute(rate)
         shared = self._shared
         if shared is not None and self._client is not None and self._clock() >= self._away_until:
             try:
@@ -130,20 +161,27 @@ class Limiter:
         self, limiter: SlidingWindowCounterRateLimiter, item: RateLimitItemPerMinute,
         key: tuple[str, str],
     ) -> Allowance:  # fmt: skip
-        allowed = await limiter.hit(item, *key)
-        seen = self._seen.get(key)
-        if seen is None or not allowed or self._clock() - seen.at >= LOOK_EVERY:
+        cost = max(1, min(item.amount // LEASE_SHARE, LEASE_MOST))
+        allowed = await limiter.hit(item, *key, cost=cost)
+        if not allowed and cost > 1:
+            cost = 1
+            allowed = await limiter.hit(item, *key)
+        seen, now = self._seen.get(key), self._clock()
+        if seen is None or not allowed or now - seen.at >= LOOK_EVERY:
             found = await limiter.storage.get_sliding_window(item.key_for(*key), WINDOW)  # type: ignore[attr-defined]
-            before, before_left, now, left = found
-            seen = _Seen(self._clock(), Window(before, before_left, now, max(0.0, left - WINDOW)))
+            before, before_left, count, left = found
+            seen = _Seen(now, Window(before, before_left, count, max(0.0, left - WINDOW)))
             self._remember(key, seen)
         else:
-            seen.since += 1
+            seen.since += cost
+        if allowed:
+            seen.leased, seen.until = cost - 1, now + LEASE_SECONDS
         return self._allowance(item.amount, seen, allowed)
 
     def _allowance(self, limit: int, seen: _Seen, allowed: bool) -> Allowance:
         window = seen.window
-        remaining = max(0, limit - window.count - seen.since) if allowed else 0
+        free = limit - window.count - seen.since + seen.leased
+        remaining = max(0, free) if allowed else 0
         seconds = window.left - (self._clock() - seen.at) if allowed else window.wait(limit)
         return Allowance(limit, remaining, max(1, math.ceil(seconds)), allowed)
 

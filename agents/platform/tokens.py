@@ -27,11 +27,13 @@ LucidError
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import sys
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +41,7 @@ from typing import Any
 from uuid import uuid4
 
 import jwt
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from jwt.exceptions import InvalidAlgorithmError, PyJWTError
 from pydantic import ValidationError
 
@@ -52,6 +55,7 @@ from schemas.jwks import KID, from_base64url
 ALGORITHM = "EdDSA"
 TYPE = "at+jwt"
 MAX_TOKEN = 8192
+MAX_REMEMBERED = 1000
 _COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
 _KID = re.compile(KID)
 _HINT = "`lucid token issue` makes a token"
@@ -213,9 +217,25 @@ class TokenVerifier:
         self._keys = SigningKeys(self._folder, clock=clock, wall=wall)
         self._wall = wall
         self._jws = jwt.PyJWS(algorithms=[ALGORITHM])
+        self._good: OrderedDict[bytes, tuple[str, Ed25519PublicKey, Claims]] = OrderedDict()
 
     def verify(self, token: str) -> Claims:
-        """The claims of a valid token; raises a TokenRefused."""
+        """The claims of a valid token; raises a TokenRefused.
+
+        A signature that was good stays so as long as its key is served; times are checked anew.
+        """
+        digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+        if (known := self._good.get(digest)) is not None and self._keys.find(known[0]) == known[1]:
+            self._check(known[2])
+            return known[2]
+        kid, key, claims = self._read(token)
+        self._check(claims)
+        self._good[digest] = (kid, key, claims)
+        if len(self._good) > MAX_REMEMBERED:
+            self._good.popitem(last=False)
+        return claims
+
+    def _read(self, token: str) -> tuple[str, Ed25519PublicKey, Claims]:
         kid = self._key_id(_read_header(token))
         key = self._keys.find(kid)
         if key is None:
@@ -230,8 +250,7 @@ class TokenVerifier:
             claims = read_claims(payload)
         except ClaimsRefused as error:
             raise TokenClaimsRefused(f"the token's claims are refused: {error.what}") from None
-        self._check(claims)
-        return claims
+        return kid, key, claims
 
     @staticmethod
     def _key_id(header: dict[str, Any]) -> str:

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from agents.platform import tokens
 from agents.platform.keys import KeyMissing
 from agents.platform.settings import Settings
-from agents.platform.token_keys import LEEWAY, keys_folder, rotate, signing_key
+from agents.platform.token_keys import LEEWAY, LOOK_EVERY, keys_folder, retire, rotate, signing_key
 from agents.platform.tokens import (
     MAX_TOKEN,
     IssueRefused,
@@ -204,6 +204,35 @@ def test_a_token_that_begins_later_is_not_taken_before(
     header, claims = good(settings)
     token = sign(settings, header, {**claims, "nbf": NOW + LEEWAY + 1})
     assert refused(verifier, token) == "TokenNotYetValid"
+
+
+def test_a_token_that_was_good_ends_with_its_time_and_with_its_key(
+    settings: Settings, wall: Clock
+) -> None:
+    now = Clock()
+    verifier = TokenVerifier(settings, wall=wall, clock=now)
+    issued = make(settings, seconds=60)
+    assert verifier.verify(issued.token) == verifier.verify(issued.token) == issued.claims
+    other = issued.token[:-2] + ("AA" if issued.token[-2:] != "AA" else "BA")
+    assert refused(verifier, other) == "TokenForged"
+    wall.now = NOW + 60 + LEEWAY
+    assert refused(verifier, issued.token) == "TokenExpired"
+    wall.now = NOW
+    verifier.verify(issued.token)
+    rotate(settings, now=NOW)
+    retire(settings, issued.kid, force=True, now=NOW)
+    now.now += LOOK_EVERY
+    assert refused(verifier, issued.token) == "UnknownSigningKey"
+
+
+def test_few_tokens_are_remembered(
+    settings: Settings, verifier: TokenVerifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens, "MAX_REMEMBERED", 2)
+    several = [make(settings).token for _ in range(4)]
+    for token in [*several, *several]:
+        verifier.verify(token)
+    assert len(verifier._good) == 2
 
 
 # Forgeries -------------------------------------------------------------------------------------

@@ -76,7 +76,9 @@ def _add_public(app: FastAPI, health: Health) -> None:
     async def ready() -> Response:
         return respond(await health.readiness())
 
-    async def metrics() -> Response:
+    async def metrics(request: Request) -> Response:
+        if (api := getattr(request.app.state, "api", None)) is not None:
+            request.app.state.metrics.look_at(api)
         body = await asyncio.to_thread(health.metrics.exposition)
         return Response(body, headers={"Content-Type": METRICS_TYPE})
 

@@ -29,7 +29,7 @@ CREATE TABLE sessions (
   session TEXT PRIMARY KEY, state TEXT NOT NULL, owner TEXT NOT NULL, project TEXT NOT NULL,
   host TEXT NOT NULL, started INTEGER NOT NULL, ended INTEGER NOT NULL,
   stored_bytes INTEGER NOT NULL, records INTEGER NOT NULL, chunks INTEGER NOT NULL,
-  body BLOB NOT NULL
+  version INTEGER NOT NULL, body BLOB NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX by_started ON sessions (started, session);
 CREATE INDEX by_ended ON sessions (ended, session);
@@ -43,13 +43,14 @@ CREATE INDEX by_project ON sessions (project, started, session);
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What a list shows of a session. body: the item as JSON."""
+    """What a list shows of a session. body: the item as JSON; version: of its document."""
 
     session: str
     owner: str
     project: str
     state: str
     chunks: int
+    version: int
     body: bytes
 
     @property
@@ -114,8 +115,8 @@ class SessionIndex:
         """Take the newest documents of sessions."""
         self._database.execute("BEGIN")
         self._database.executemany(
-            "INSERT OR REPLACE INTO sessions VALUES (?,?,?,?,?,?,?,?,?,?,?)",
-            [_row(item_of(document)) for document in documents],
+            "INSERT OR REPLACE INTO sessions VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
+            [_row(item_of(document), document.get("version", 0)) for document in documents],
         )
         self._database.execute("COMMIT")
 
@@ -136,7 +137,8 @@ class SessionIndex:
     def get(self, session: str) -> Row | None:
         """A session's row."""
         found = self._database.execute(
-            "SELECT session, owner, project, state, chunks, body FROM sessions WHERE session = ?",
+            "SELECT session, owner, project, state, chunks, version, body FROM sessions "
+            "WHERE session = ?",
             (session,),
         ).fetchone()
         return None if found is None else Row(*found)
@@ -219,8 +221,8 @@ def item_of(document: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _row(item: Mapping[str, Any]) -> tuple[Any, ...]:
+def _row(item: Mapping[str, Any], version: int) -> tuple[Any, ...]:
     names = ("session", "state", "owner", "project", "host", "started")
     sizes = (item["stored_bytes"], item["records"], item["chunks"])
     body = json.dumps(item, separators=(",", ":"), ensure_ascii=False).encode()
-    return (*(item[name] for name in names), item["ended"] or 0, *sizes, body)
+    return (*(item[name] for name in names), item["ended"] or 0, *sizes, version, body)

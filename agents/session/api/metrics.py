@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+if TYPE_CHECKING:
+    from agents.session.api.context import Api
 
 
 class ApiMetrics:
@@ -21,7 +26,16 @@ class ApiMetrics:
             "lucid_api_requests_refused", "Requests refused, by Lucid's code", ["code"],
             registry=registry,
         )  # fmt: skip
+        self.audit_waiting = Gauge(
+            "lucid_audit_entries_waiting", "Audit entries that are only in memory",
+            registry=registry,
+        )  # fmt: skip
         self.streams = Gauge("lucid_api_streams", "Live streams now", registry=registry)
         self.indexed = Gauge(
             "lucid_api_sessions_indexed", "Sessions that can be listed", registry=registry
         )
+
+    def look_at(self, api: Api) -> None:
+        """Set what is measured only when somebody asks."""
+        self.indexed.set(len(api.index))
+        self.audit_waiting.set(api.audit.waiting)

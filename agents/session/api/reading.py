@@ -1,12 +1,13 @@
 """What the routes read of the catalog, with a bounded memory of what will not change.
 
-A settled session's manifest and pages are read once; everything else is read at each
-request. Methods raise CatalogUnreachable.
+A settled session's manifest and pages are read once, a session's document once for each of its
+versions; everything else is read at each request. Methods raise CatalogUnreachable.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +21,8 @@ LASTING = "completed"
 """The state that no session leaves; an incomplete one is counted again when more comes."""
 CACHE_BYTES = 64 * 1024**2
 AT_ONCE = 16
+PLACE_SECONDS = 1.0
+"""How long a view that was rebuilt may still be read where it was."""
 
 
 class Memory:
@@ -52,12 +55,18 @@ class Reading:
     def __init__(self, catalog: Catalog, memory: Memory | None = None) -> None:
         self._catalog = catalog
         self._memory = memory or Memory()
+        self._places: dict[str, tuple[str, float]] = {}
 
-    async def session(self, session: str) -> Document:
+    async def session(self, row: Row) -> Document:
         """The state of a session; raises ApiProblem if it has gone."""
-        found = await self._catalog.get("sessions", session)
+        place = ("sessions", row.session)
+        known = self._memory.get(place)
+        if known is not None and known.get("version") == row.version:
+            return known
+        found = await self._fetch(*place)
         if found is None:
-            raise ApiProblem(Code.SESSION_NOT_FOUND, f"there is no session {session} any more")
+            raise ApiProblem(Code.SESSION_NOT_FOUND, f"there is no session {row.session} any more")
+        self._memory.put(place, found)
         return found
 
     async def manifest(self, row: Row) -> Document:
@@ -73,7 +82,7 @@ class Reading:
 
     async def view(self, name: str, session: str) -> Document:
         """A document of a view, empty while nothing has happened."""
-        return await self._catalog.get(name, session) or {"_id": session}
+        return await self._fetch(name, session) or {"_id": session}
 
     async def chunks(self, row: Row, first: int, behind: int) -> list[Any]:
         """The entries of chunks first to behind - 1, in order, as far as they are stored."""
@@ -123,7 +132,19 @@ class Reading:
         place = (collection, key)
         if (known := self._memory.get(place)) is not None:
             return known
-        found = await self._catalog.get(collection, key)
+        found = await self._fetch(collection, key)
         if found is not None and lasting(found):
             self._memory.put(place, found)
         return found
+
+    async def _fetch(self, collection: str, key: str) -> Document | None:
+        """A document; where its view is, is asked for once in a while or when it is not there."""
+        now = time.monotonic()
+        place, until = self._places.get(collection, ("", 0.0))
+        if until > now:
+            found = await self._catalog.get(place, key)
+            if found is not None:
+                return found
+        fresh = await self._catalog.where(collection)
+        self._places[collection] = fresh, now + PLACE_SECONDS
+        return None if fresh == place and until > now else await self._catalog.get(fresh, key)

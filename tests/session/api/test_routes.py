@@ -7,6 +7,7 @@ import base64
 import contextlib
 import hashlib
 import json
+import re
 import ssl
 from pathlib import Path
 from typing import Any
@@ -275,8 +276,13 @@ async def test_jwks_and_health_need_no_token(api: Running) -> None:
     ready = await api.get("/health/ready", token="")
     assert set(ready.json["checks"]) >= {"kafka", "catalog", "control", "sessions", "tokens"}
     assert (await api.get("/health/live", token="")).status == 200
-    metrics = (await api.get("/metrics", token="")).body.decode()
-    assert "lucid_api_requests_total" in metrics
+    await api.yard.whole(frames=40)
+    metrics = await api.until(
+        "/metrics",
+        lambda one: re.search(rb"^lucid_api_sessions_indexed [1-9]", one.body, re.MULTILINE),
+    )
+    assert b"lucid_api_requests_total" in metrics.body
+    assert re.search(rb"^lucid_audit_entries_waiting \d", metrics.body, re.MULTILINE)
 
 
 async def test_what_was_erased_is_gone_and_stays_proven(api: Running) -> None:

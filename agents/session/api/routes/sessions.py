@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import fields, replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -22,6 +22,7 @@ router = APIRouter(prefix=BASE, tags=["sessions"])
 Text = Annotated[str, Query(max_length=1000)]
 Micros = Annotated[int | None, Query(ge=0, le=2**53 - 1)]
 MAX_LIMIT = 100
+_OF_A_CURSOR = tuple(one.name for one in fields(Wanted) if one.name != "limit")
 
 
 @router.get("/sessions", response_model=models.SessionList, responses=responses())
@@ -44,10 +45,10 @@ async def list_sessions(
         state=state or "", owner=owner, project=project, host=host, since=since, until=until,
         sort=sort, descending=order == "desc", limit=limit,
     )  # fmt: skip
-    about = {name: value for name, value in asdict(query).items() if name != "limit"}
+    about = {name: getattr(query, name) for name in _OF_A_CURSOR}
     if cursor is not None:
         value, session = read_cursor(cursor, about, (int, str))
-        query = Wanted(**{**asdict(query), "after": (value, session)})
+        query = replace(query, after=(value, session))
     page = api_of(request).index.page(query.seen_by(who.claims))
     after = "null" if page.after is None else f'"{write_cursor(page.after, about)}"'
     body = b'{"sessions":[' + b",".join(page.bodies) + b'],"next":' + after.encode() + b"}"
@@ -72,7 +73,7 @@ async def totals(
 )
 async def show_session(request: Request, row: VisibleSession) -> Response:
     """One session with all that is known of it."""
-    document = await api_of(request).reading.session(row.session)
+    document = await api_of(request).reading.session(row)
     return reply(request, json_bytes(_detail(document)))
 
 
@@ -100,7 +101,7 @@ def _detail(document: dict[str, Any]) -> dict[str, Any]:
 )
 async def pipeline(request: Request, row: VisibleSession) -> Response:
     """How far the session is on its way from the recorder to being counted."""
-    document = await api_of(request).reading.session(row.session)
+    document = await api_of(request).reading.session(row)
     names = ("state", "next_seq", "next_index", "ahead", "last_index", "last_sign")
     body = {"session": row.session, **{name: document.get(name) for name in names}}
     return reply(request, json_bytes({**body, "stages": _stages(document)}))
