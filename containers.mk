@@ -42,7 +42,8 @@ compose: setup ## write the compose files and the Kubernetes base from the code
 .PHONY: up
 up: containers ## start everything in containers, wait until it is healthy; SECURE=1 with passwords
 	@$(BIN)/lucid init --folder $(DEPLOY)
-	@$(COMPOSE) up -d --wait $$($(BIN)/python -m containers names)
+	@$(COMPOSE) up -d $$($(BIN)/python -m containers names)
+	@$(BIN)/python -m containers wait
 
 .PHONY: validate
 validate: up ## start the containers and check them; SECURE=1 with passwords

@@ -5,17 +5,21 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from dataclasses import asdict
 
 from rich.console import Console
 from rich.table import Table
 
+from agents.deployment.compose import SERVERS
 from agents.deployment.services import present
+from agents.deployment.validate.validating import wait_healthy
 from containers import engine, images, written
 from containers.standins import build as standins
 from schemas.errors import LucidError
 
 MIB = 1024**2
+WAIT_SECONDS = 240.0
 
 
 def main() -> int:
@@ -32,6 +36,7 @@ def main() -> int:
     engine_parser = commands.add_parser("engine", help="start Docker's engine, or end ours")
     engine_parser.add_argument("what", choices=["start", "stop"])
     commands.add_parser("names", help="the containers that this version can run")
+    commands.add_parser("wait", help="wait until all containers are healthy")
     made = commands.add_parser("compose", help="write the compose files")
     made.add_argument("--check", action="store_true", help="only say whether they are as made")
     chosen = parser.parse_args()
@@ -42,6 +47,7 @@ def main() -> int:
             "compose": _compose,
             "engine": _engine,
             "names": _names,
+            "wait": _wait,
         }[chosen.command](chosen)
     except LucidError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -69,6 +75,18 @@ def _standins(_: argparse.Namespace) -> int:
 def _names(_: argparse.Namespace) -> int:
     print(" ".join(one.container for one in present(images.rooms()) if not one.slim))
     return 0
+
+
+def _wait(_: argparse.Namespace) -> int:
+    names = [one.container for one in present(images.rooms()) if not one.slim]
+    begin = time.monotonic()
+    late = wait_healthy([*SERVERS, *names], WAIT_SECONDS)
+    for name, state in late.items():
+        print(f"{name} is {state}: `docker logs {name}` says why", file=sys.stderr)
+    if not late:
+        print(f"{len(names) + len(SERVERS)} containers are healthy, "
+              f"after {time.monotonic() - begin:.0f} s")  # fmt: skip
+    return 1 if late else 0
 
 
 def _engine(chosen: argparse.Namespace) -> int:

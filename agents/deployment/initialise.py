@@ -29,7 +29,7 @@ import yaml
 
 from agents.deployment import certificates, servers
 from agents.deployment.services import SECRETS, SERVICES, USER, Service
-from agents.platform.keys import init_keys
+from agents.platform.keys import create_key_file, init_keys
 from agents.platform.settings import Settings
 from agents.platform.token_keys import list_keys, rotate
 from schemas.errors import LucidError
@@ -60,7 +60,7 @@ class Deployment:
 
 def users() -> list[str]:
     """Everyone who logs in to the broker, the administrator left out."""
-    return [*(one.principal for one in SERVICES), "cli", OUTSIDE]
+    return [*(one.principal for one in SERVICES), "node-agent", "cli", OUTSIDE]
 
 
 def initialise(settings: Settings, folder: Path, version: str, user: int = USER) -> Deployment:
@@ -109,6 +109,7 @@ def _make_keys(settings: Settings, folder: Path) -> None:
     init_keys(own)
     if not list_keys(own):
         rotate(own)
+    create_key_file(folder / "keys/node-management.secret", lambda: secrets.token_hex(32))
 
 
 def _make_authority(folder: Path) -> None:

@@ -104,12 +104,15 @@ SERVICES: tuple[Service, ...] = (
         "rdp-server-manager", "lucid-rdp-server-manager", 8090, "rdp",
         "agents.rdp.server_manager", catalog=True,
     ),
-    Service("xrdp", "lucid-xrdp", 8091, "rdp", "agents.rdp.xrdp", memory=2048, cpus=2.0, slim=True),
+    Service(
+        "xrdp", "lucid-xrdp", 8091, "rdp", "agents.rdp.xrdp", memory=2048, cpus=2.0,
+        catalog=True, slim=True,
+    ),
     Service("rdp-controller", "lucid-rdp-controller", 8092, "rdp", "agents.rdp.controller"),
     Service("rdp-monitor", "lucid-rdp-monitor", 8093, "rdp", "agents.rdp.monitor"),
     Service(
         "node-management", "lucid-node-management", 8095, "node", "agents.node.management",
-        catalog=True,
+        keys=("node-management.secret",), catalog=True,
     ),
 )  # fmt: skip
 

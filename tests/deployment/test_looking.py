@@ -352,10 +352,23 @@ def test_a_check_that_breaks_has_failed_and_stops_no_other(
 def test_validation_waits_for_the_first_look_at_health(monkeypatch: pytest.MonkeyPatch) -> None:
     states = iter(["starting", "healthy"])
     monkeypatch.setattr(validating, "container", lambda _: {
-        "State": {"Health": {"Status": next(states)}}})  # fmt: skip
+        "State": {"Status": "running", "Health": {"Status": next(states)}}})  # fmt: skip
     monkeypatch.setattr(validating.time, "sleep", lambda _: None)
     validating.settle(["a"])
     assert next(states, "none") == "none"
+
+
+def test_who_is_not_healthy_in_time_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    states = {
+        "a": {"Status": "running", "Health": {"Status": "healthy"}}, "b": {"Status": "exited"},
+        "c": {"Status": "running"},
+    }  # fmt: skip
+    monkeypatch.setattr(
+        validating, "container", lambda name: {"State": states[name]} if name in states else None
+    )
+    assert validating.wait_healthy(["a"], 0) == {}
+    late = validating.wait_healthy(["a", "b", "c", "d"], 0)
+    assert late == {"b": "exited", "c": "running", "d": "absent"}
 
 
 def test_the_look_from_inside_is_true_of_this_process(tmp_path: Path) -> None:

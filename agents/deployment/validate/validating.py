@@ -112,14 +112,34 @@ def networks(inspected: Json) -> dict[str, bool]:
     return {network["Name"]: bool(network["Internal"]) for network in json.loads(shown)}
 
 
+def health_of(name: str) -> str:
+    """healthy, unhealthy, starting; without a health check, or not running, the state itself."""
+    state = (container(name) or {"State": {"Status": "absent"}})["State"]
+    if state["Status"] != "running":
+        return str(state["Status"])
+    return str((state.get("Health") or {}).get("Status") or "running")
+
+
 def settle(names: Sequence[str]) -> None:
     """Wait until no health check is at its first one any more, a bounded time."""
     end = time.monotonic() + SETTLE_SECONDS
     while time.monotonic() < end:
-        found = [container(name) for name in names]
-        states = [((one or {}).get("State", {}).get("Health") or {}).get("Status") for one in found]
-        if "starting" not in states:
+        if not {"starting", "restarting"} & {health_of(name) for name in names}:
             return
+        time.sleep(1.0)
+
+
+def wait_healthy(names: Sequence[str], seconds: float) -> dict[str, str]:
+    """What is not healthy when everything is, or when the time is over.
+
+    On a busy machine a service may give up waiting for the broker and be started anew.
+    """
+    end = time.monotonic() + seconds
+    while True:
+        found = {name: health_of(name) for name in names}
+        late = {name: state for name, state in found.items() if state != "healthy"}
+        if not late or time.monotonic() >= end:
+            return late
         time.sleep(1.0)
 
 
