@@ -43,7 +43,13 @@ def fetch(names: Sequence[str], folder: Path) -> list[Package]:
             "the local base is made of Debian packages, and there is no apt-get here",
             hint="Build on Debian 12, or give --base with an image that can be pulled",
         )
-    run(["apt-get", "download", "-q", *names], cwd=folder, what="apt-get download")
+    download = ["apt-get", "download", "-q", *names]
+    try:
+        run(download, cwd=folder, what="apt-get download")
+    except BuildProblem:
+        # A fresh machine has no lists of packages, an old one those of packages that are gone.
+        run(["apt-get", "update", "-q"], what="apt-get update")
+        run(download, cwd=folder, what="apt-get download")
     return sorted((_read(path) for path in folder.glob("*.deb")), key=lambda one: one.name)
 
 

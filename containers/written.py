@@ -19,6 +19,7 @@ def files() -> dict[str, str]:
     return {
         **{f"compose/{name}": text for name, text in compose.files().items()},
         **{f"compose/k8s/{name}": text for name, text in base.items()},
+        "compose/monitoring/prometheus.yml": monitoring.scraping(here),
         "compose/monitoring/rules.yml": monitoring.rules(),
         "compose/monitoring/dashboard.json": monitoring.dashboard(),
     }

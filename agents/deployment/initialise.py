@@ -206,7 +206,9 @@ def _login(
     mechanism: str = "SCRAM-SHA-512",
 ) -> None:  # fmt: skip
     """lucid.toml of a secure deployment, and the files it names. one: None for the commands."""
-    _write(place / "kafka.password", password[user] + "\n")
+    # Without a line's end: KEDA takes both as they are.
+    _write(place / "kafka.user", user)
+    _write(place / "kafka.password", password[user])
     _write(place / "ca.pem", authority)
     lines = [
         "# Written by `lucid init`; used by the secure override only.",

@@ -29,7 +29,12 @@ def files(services: Sequence[Service], version: str, partitions: int) -> dict[st
         "network.yaml": network(services),
         "servers.yaml": [_server("lucid-kafka"), _server("lucid-mongodb"), _server("lucid-redis")],
         "blobs.yaml": [_blobs()],
-        "scaling.yaml": [_scaled(one, partitions) for one in services if one.name in SCALED],
+        "scaling.yaml": [
+            document
+            for one in services
+            if one.name in SCALED
+            for document in (_login(one), _scaled(one, partitions))
+        ],
     }
     for one in services:
         documents[f"{one.container}.yaml"] = [workload(one, version), _service(one), _budget(one)]
@@ -210,6 +215,19 @@ def _budget(one: Service) -> Document:
     }  # fmt: skip
 
 
+def _login(one: Service) -> Document:
+    """KEDA asks the broker as the service itself."""
+    files = {"username": "kafka.user", "password": "kafka.password", "ca": "ca.pem"}
+    return {
+        "apiVersion": "keda.sh/v1alpha1", "kind": "TriggerAuthentication",
+        "metadata": _meta(one.container),
+        "spec": {"secretTargetRef": [
+            {"parameter": parameter, "name": f"lucid-{one.name}", "key": key}
+            for parameter, key in files.items()
+        ]},
+    }  # fmt: skip
+
+
 def _scaled(one: Service, partitions: int) -> Document:
     """As many as the lag asks for, and never more than there are partitions."""
     return {
@@ -219,7 +237,9 @@ def _scaled(one: Service, partitions: int) -> Document:
             "minReplicaCount": 1, "maxReplicaCount": partitions, "cooldownPeriod": 300,
             "triggers": [{
                 "type": "kafka",
+                "authenticationRef": {"name": one.container},
                 "metadata": {
+                    "sasl": "scram_sha512", "tls": "enable",
                     "bootstrapServers": "lucid-kafka:9092", "consumerGroup": one.name,
                     "topic": SCALED[one.name], "lagThreshold": str(LAG),
                     "allowIdleConsumers": "false",

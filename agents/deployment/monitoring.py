@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from agents.deployment.compose import to_yaml
+from agents.deployment.services import Service
 
 Document = dict[str, Any]
 JOB = 'job="lucid"'
@@ -116,6 +118,17 @@ def rules() -> str:
     ]  # fmt: skip
     head = "# Made by `make compose` from agents/deployment; change it there.\n"
     return head + to_yaml({"groups": [{"name": "lucid", "rules": listed}]})
+
+
+def scraping(services: Iterable[Service]) -> str:
+    """A configuration for a Prometheus on the network of the services."""
+    head = "# Made by `make compose` from agents/deployment; change it there.\n"
+    targets = [f"{one.container}:{one.port}" for one in services]
+    return head + to_yaml({
+        "global": {"scrape_interval": "15s", "evaluation_interval": "15s"},
+        "rule_files": ["rules.yml"],
+        "scrape_configs": [{"job_name": "lucid", "static_configs": [{"targets": targets}]}],
+    })  # fmt: skip
 
 
 def dashboard() -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import ssl
 import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 from cryptography import x509
 
 from agents.deployment import certificates, servers
@@ -58,10 +60,20 @@ def test_a_service_has_its_own_secrets_and_no_others(deployed: Path, one: object
     assert ("mongo" in config) == one.catalog
     assert ("redis" in config) == one.redis
     own = (deployed / "passwords" / one.name).read_text()
-    assert (folder / "kafka.password").read_text() == own
+    assert (folder / "kafka.password").read_text() == own.strip()
+    assert (folder / "kafka.user").read_text() == one.name
     text = "".join(path.read_text() for path in folder.rglob("*") if path.is_file())
     for name in {*users(), "admin"} - {one.name}:
         assert (deployed / "passwords" / name).read_text().strip() not in text
+
+
+def test_kubernetes_is_given_the_same_files(deployed: Path) -> None:
+    secret = yaml.safe_load((deployed / "kubernetes/storage.yaml").read_text())
+    assert secret["metadata"] == {"name": "lucid-storage", "namespace": "lucid"}
+    folder = deployed / "services/storage"
+    files = {path for path in folder.rglob("*") if path.is_file()}
+    assert set(secret["data"]) == {"__".join(p.relative_to(folder).parts) for p in files}
+    assert base64.b64decode(secret["data"]["ca.pem"]) == (folder / "ca.pem").read_bytes()
 
 
 def test_the_api_can_verify_tokens_and_not_make_them(deployed: Path) -> None:
