@@ -30,8 +30,7 @@ class Image:
     port: int
     room: str
     packages: tuple[str, ...] = ()
-    catalog: bool = False
-    redis: bool = False
+    slim: bool = False
 
 
 def version() -> str:
@@ -43,7 +42,7 @@ def image_of(service: Service) -> Image:
     """The image of a service."""
     return Image(
         service.name, f"{service.image}:{version()}", f"{service.room}.agent:main", service.port,
-        service.room, service.packages,
+        service.room, service.packages, service.slim,
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from agents.deployment.services import SERVICES, present
 from agents.run import ROOMS
-from containers import docker, runtime
+from containers import docker, runtime, slim
 from containers.context import ROOT, Image, cli_image, image_of, version, write
 from containers.debian import EPOCH
 from containers.errors import BuildProblem
@@ -48,7 +48,7 @@ def wanted(names: Sequence[str]) -> list[Image]:
 
 def services() -> list[Image]:
     """The images of all services that this version can run."""
-    return [image_of(one) for one in present(rooms()) if not one.slim]
+    return [image_of(one) for one in present(rooms())]
 
 
 def absent() -> list[str]:
@@ -73,7 +73,7 @@ def build(
     context = OUT / "context"
     write(context, images, services(), wheels, base_components(python_base))
     shared = {
-        "PYTHON_BASE": python_base, "BUILDER_BASE": builder or python_base,
+        "BUILDER_BASE": builder or python_base,
         "SOURCE_DATE_EPOCH": str(EPOCH), "VERSION": version(), "REVISION": _revision(),
         "CONTRACT": hashlib.sha256((ROOT / "topics.yaml").read_bytes()).hexdigest(),
     }  # fmt: skip
@@ -82,7 +82,8 @@ def build(
         begin = time.monotonic()
         docker.build(
             context, image.tag,
-            {**shared, "SERVICE": image.name, "ROOM": image.room, "PORT": str(image.port)},
+            {**shared, "SERVICE": image.name, "ROOM": image.room, "PORT": str(image.port),
+             "PYTHON_BASE": slim.ensure() if image.slim else python_base},
             no_cache=no_cache,
         )  # fmt: skip
         found.append(describe(image.name, image.tag, time.monotonic() - begin))

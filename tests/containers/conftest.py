@@ -17,10 +17,12 @@ import pytest
 import yaml
 
 from agents.deployment.services import SERVICES, present
+from agents.deployment.validate.validating import wait_healthy
 from agents.run import ROOMS
 
 ROOT = Path(__file__).parents[2]
 HERE = [one for one in present([str(name) for name in ROOMS]) if not one.slim]
+HEALTHY_SECONDS = 240.0
 LUCID = Path(sys.executable).with_name("lucid")
 
 
@@ -55,8 +57,12 @@ class Deployed:
         return docker("compose", *options, *arguments)
 
     def up(self, *names: str, more: Sequence[Path] = ()) -> None:
-        """Start, or make anew what differs, and wait until it is healthy."""
-        self.compose("up", "-d", "--wait", *names, more=more)
+        """Start, or make anew what differs, and wait until it is healthy.
+
+        Compose's own waiting gives up when a service starts twice, as on a busy machine.
+        """
+        self.compose("up", "-d", *names, more=more)
+        assert wait_healthy(names, HEALTHY_SECONDS) == {}
 
     def validate(self) -> tuple[set[tuple[str, str]], dict[str, object]]:
         """What failed, as (container, check), and the whole document."""

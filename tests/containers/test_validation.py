@@ -43,8 +43,8 @@ def restored(deployed: Deployed) -> object:
     yield
     docker("network", "disconnect", "lucid-catalog", "lucid-session-recorder", check=False)
     (deployed.folder / "services/recorder/keys/processor.age").unlink(missing_ok=True)
-    names = [one.container for one in HERE]
-    deployed.compose("up", "-d", "--wait", "lucid-setup", *names)
+    deployed.compose("up", "-d", "lucid-setup")
+    deployed.up(*(one.container for one in HERE))
 
 
 def _with_shell(folder: Path) -> str:
@@ -68,7 +68,7 @@ def test_five_breakages_are_found_and_nothing_else(
         "lucid-session-storage": {"cap_add": ["NET_RAW"]},
     }}))  # fmt: skip
     changed = [f"lucid-session-{name}" for name in ("pipeline", "processor", "storage")]
-    deployed.compose("up", "-d", "--wait", "--no-deps", *changed, more=[broken])
+    deployed.up(*changed, more=[broken])
     docker("network", "connect", "lucid-catalog", "lucid-session-recorder")
     deployed.compose("run", "--rm", "-T", "--no-deps", "--entrypoint",
                      "/usr/bin/python3.11", "lucid-setup", "-c", DRIFT)  # fmt: skip
@@ -95,7 +95,7 @@ def _health(name: str) -> str:
     return docker("inspect", name, "--format", "{{.State.Health.Status}}").strip()
 
 
-def until(what: Callable[[], bool], seconds: float = 60.0) -> float:
+def until(what: Callable[[], bool], seconds: float = 120.0) -> float:
     """Seconds until something is so; fails when it is not in time."""
     begin = time.monotonic()
     while not what():
