@@ -4,7 +4,8 @@
 CONTAINER_PACKAGES = \
 	dockerd:docker.io \
 	iptables:iptables \
-	jlink:openjdk-17-jdk-headless
+	jlink:openjdk-17-jdk-headless \
+	mmdebstrap:mmdebstrap
 
 MISSING_CONTAINER_PACKAGES = $(strip $(foreach pair,$(CONTAINER_PACKAGES),$(shell \
 	command -v $(firstword $(subst :, ,$(pair))) >/dev/null || echo $(lastword $(subst :, ,$(pair))))))

@@ -73,12 +73,12 @@ def _standins(_: argparse.Namespace) -> int:
 
 
 def _names(_: argparse.Namespace) -> int:
-    print(" ".join(one.container for one in present(images.rooms()) if not one.slim))
+    print(" ".join(one.container for one in present(images.rooms())))
     return 0
 
 
 def _wait(_: argparse.Namespace) -> int:
-    names = [one.container for one in present(images.rooms()) if not one.slim]
+    names = [one.container for one in present(images.rooms())]
     begin = time.monotonic()
     late = wait_healthy([*SERVERS, *names], WAIT_SECONDS)
     for name, state in late.items():

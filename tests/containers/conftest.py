@@ -21,7 +21,7 @@ from agents.deployment.validate.validating import wait_healthy
 from agents.run import ROOMS
 
 ROOT = Path(__file__).parents[2]
-HERE = [one for one in present([str(name) for name in ROOMS]) if not one.slim]
+HERE = present([str(name) for name in ROOMS])
 HEALTHY_SECONDS = 240.0
 LUCID = Path(sys.executable).with_name("lucid")
 

@@ -43,7 +43,6 @@ def containers(as_json: AsJson = False) -> None:
     absent = [one for one in SERVICES if one not in here]
     text = contract_text(Settings.load())
     digest = hashlib.sha256(text.encode()).hexdigest()
-    here = [one for one in here if not one.slim]
     report = validate(here, absent, version(), digest)
     if as_json:
         print_json(report.document())
