@@ -69,3 +69,16 @@ $(K8SCHECK): containers/k8scheck/main.go containers/k8scheck/go.mod
 .PHONY: k8s
 k8s: compose $(K8SCHECK) ## check the Kubernetes base: types of the API, PodSecurity restricted
 	@for file in compose/k8s/[!k]*.yaml; do cat $$file; echo ---; done | $(K8SCHECK)
+
+PROMTOOL = $(HOME)/.cache/lucid/promtool
+PROMETHEUS = github.com/prometheus/prometheus@v0.53.2
+# Its module replaces others, which only a build inside of it may do.
+$(PROMTOOL):
+	@folder=$$(mktemp -d) && cd $$folder && printf 'module x\n' >go.mod && \
+		cp -r "$$(go mod download -json $(PROMETHEUS) | sed -n 's/.*"Dir": "\(.*\)",/\1/p')" source && \
+		chmod -R u+w source && cd source && nice -n 10 go build -trimpath -o $@ ./cmd/promtool && \
+		rm -rf $$folder
+
+.PHONY: alerts
+alerts: compose $(PROMTOOL) ## check the alert rules and the configuration of Prometheus
+	@cd compose/monitoring && $(PROMTOOL) check config prometheus.yml
