@@ -32,6 +32,10 @@ setup: system-packages $(STAMP) ## install everything that is needed
 demo: setup ## record, verify and export a live desktop; KEEP=1 leaves it running
 	@$(BIN)/python demo/demo.py $(if $(KEEP),--keep)
 
+.PHONY: demo-rdp
+demo-rdp: setup ## record a real desktop that a real client works on (as root)
+	@$(BIN)/python demo/demo_rdp.py
+
 .PHONY: test
 test: setup ## run all tests
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile

@@ -11,19 +11,26 @@ SYSTEM_PACKAGES = \
 	xterm:xterm \
 	xeyes:x11-apps \
 	xdpyinfo:x11-utils \
+	xmessage:x11-utils \
 	xsetroot:x11-xserver-utils \
 	xdotool:xdotool \
 	ffmpeg:ffmpeg \
-	openbox:openbox
+	openbox:openbox \
+	xrdp:xrdp \
+	xrdp-sesman:xrdp \
+	xfreerdp:freerdp2-x11
 
 MISSING_PACKAGES = $(strip $(foreach pair,$(SYSTEM_PACKAGES),$(shell \
 	command -v $(firstword $(subst :, ,$(pair))) >/dev/null || echo $(lastword $(subst :, ,$(pair))))))
+
+# A module of the X server is no program.
+MISSING_PACKAGES += $(shell test -e /etc/X11/xrdp/xorg.conf || echo xorgxrdp)
 
 # RUNLEVEL=1 keeps the package's own Redis service from being started at once. Releases
 # without Java 17 have a later one as their default.
 .PHONY: system-packages
 system-packages:
-	@missing="$(MISSING_PACKAGES)"; \
+	@missing="$(strip $(MISSING_PACKAGES))"; \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
 		echo "Missing system packages, please install: $$missing"; exit 0; \

@@ -6,10 +6,13 @@ import sys
 
 import typer
 
-from agents.auditor import audit_commands
+from agents.auditor import activity_commands, audit_commands
 from agents.auditor import commands as auditor
 from agents.deployment import commands as deployment
 from agents.deployment.validate import commands as validating
+from agents.node.agent.commands import register_node
+from agents.node.management import commands as nodes
+from agents.node.management import payout_commands, pool_commands
 from agents.platform import (
     key_commands,
     letter_commands,
@@ -19,6 +22,8 @@ from agents.platform import (
     topic_commands,
 )
 from agents.platform.stack import commands as stack
+from agents.rdp.controller import commands as rdp_sessions
+from agents.rdp.server_manager import commands as rdp
 from agents.run import run
 from agents.session.processor import commands as processor
 from agents.session.recorder import commands as recorder
@@ -44,6 +49,12 @@ app.add_typer(projection_commands.app, name="projections", help="Rebuild views f
 app.add_typer(token_commands.app, name="token", help="Issue and revoke access to the read API")
 app.add_typer(retention_commands.app, name="retention", help="Delete what policies do not keep")
 app.add_typer(hold_commands.app, name="hold", help="Forbid deleting, whatever policies say")
+nodes.app.command("register")(register_node)
+nodes.app.add_typer(pool_commands.app, name="pool", help="Pools of nodes")
+nodes.app.add_typer(payout_commands.app, name="payout", help="Requests to pay for work")
+app.add_typer(nodes.app, name="node", help="Nodes, their pools, their work")
+app.add_typer(rdp.app, name="rdp", help="Desktops that are recorded: RDP servers")
+app.add_typer(rdp_sessions.app, name="rdp-sessions", help="Desktop sessions: list, end them")
 app.command("record")(recorder.record)
 app.command("run")(run)
 app.command("init")(deployment.init)
@@ -53,6 +64,7 @@ app.command("scrub")(storage.scrub)
 app.command("verify")(auditor.verify)
 app.command("bundle")(auditor.bundle)
 app.command("export")(auditor.export)
+app.command("activity")(activity_commands.activity)
 app.command("replay")(processor.replay)
 
 

@@ -17,6 +17,12 @@ class ServiceName(StrEnum):
     STORAGE = "storage"
     PIPELINE = "pipeline"
     API = "api"
+    NODE_MANAGEMENT = "node-management"
+    NODE_AGENT = "node-agent"
+    RDP_CONTROLLER = "rdp-controller"
+    RDP_SERVER_MANAGER = "rdp-server-manager"
+    XRDP = "xrdp"
+    RDP_MONITOR = "rdp-monitor"
 
 
 ROOMS = {
@@ -25,6 +31,12 @@ ROOMS = {
     ServiceName.STORAGE: "agents.session.storage",
     ServiceName.PIPELINE: "agents.session.pipeline",
     ServiceName.API: "agents.session.api",
+    ServiceName.NODE_MANAGEMENT: "agents.node.management",
+    ServiceName.NODE_AGENT: "agents.node.agent",
+    ServiceName.RDP_CONTROLLER: "agents.rdp.controller",
+    ServiceName.RDP_SERVER_MANAGER: "agents.rdp.server_manager",
+    ServiceName.XRDP: "agents.rdp.xrdp",
+    ServiceName.RDP_MONITOR: "agents.rdp.monitor",
 }
 
 

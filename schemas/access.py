@@ -62,6 +62,10 @@ class Permission(StrEnum):
     EVENTS_READ = "events:read"
     STREAM_READ = "stream:read"
     AUDIT_READ = "audit:read"
+    NODES_READ = "nodes:read"
+    POOLS_READ = "pools:read"
+    CREDITS_READ = "credits:read"
+    RDP_READ = "rdp:read"
 
 
 _P = Permission
@@ -70,7 +74,7 @@ PERMISSIONS: Mapping[Role, frozenset[Permission]] = MappingProxyType({
     Role.SESSION_MANAGER: frozenset(_P) - {_P.AUDIT_READ},
     Role.SESSION_OPERATOR: frozenset({
         _P.SESSIONS_LIST, _P.SESSIONS_READ, _P.CHUNKS_READ, _P.PIPELINE_READ, _P.STATISTICS_READ,
-        _P.EVENTS_READ, _P.STREAM_READ,
+        _P.EVENTS_READ, _P.STREAM_READ, _P.RDP_READ,
     }),
     Role.SESSION_VIEWER: frozenset({_P.SESSIONS_LIST, _P.SESSIONS_READ}),
     Role.AUDITOR: frozenset(_P) - {_P.STREAM_READ},

@@ -17,7 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from schemas.errors import ContractError
 
-Service = Literal["recorder", "processor", "storage", "pipeline", "api", "cli", "outside"]
+Service = Literal[
+    "recorder", "processor", "storage", "pipeline", "api", "rdp-server-manager", "xrdp",
+    "rdp-controller", "rdp-monitor", "node-management", "node-agent", "cli", "outside",
+]  # fmt: skip
 Placement = Literal["by key", "of the session's open record"]
 _UNITS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _PREFIX = re.compile(r"[a-zA-Z0-9._-]*")

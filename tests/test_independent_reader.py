@@ -13,12 +13,12 @@ from typing import Any
 import pyrage
 import pytest
 
-from tests import independent_erasure, independent_reader
+from tests import independent_activity, independent_erasure, independent_reader
 from tests.independent_erasure import check_erased
 from tests.independent_reader import Wrong, check
 
 VECTORS = Path(__file__).parent / "vectors"
-SESSIONS = ("closed", "abandoned")
+SESSIONS = ("closed", "abandoned", "activity")
 AUDITOR = (VECTORS / "keys/auditor.age").read_text().splitlines()[1]
 PROCESSOR = (VECTORS / "keys/processor.vkey").read_text().strip()
 RECORDER = (VECTORS / "keys/recorder.vkey").read_text().strip()
@@ -67,6 +67,20 @@ def test_the_processors_identity_opens_the_vectors_as_well(name: str) -> None:
 @pytest.mark.parametrize("name", SESSIONS)
 def test_the_vectors_verify_without_an_identity(name: str) -> None:
     assert check(load(name), PROCESSOR) == []
+
+
+def test_the_activity_of_a_session_is_read_from_its_opened_entries() -> None:
+    entries = check(load("activity"), PROCESSOR, AUDITOR)
+    payloads = [data for kind, _, _, data in entries if kind == "frames"]
+    found = [one for data in payloads for one in independent_activity.activity(data)]
+    assert [name for name, _ in found[:5]] == [
+        "watching", "display", "window", "window", "clipboard",
+    ]  # fmt: skip
+    assert found[0][1]["policy"]["keys"] == "strict"
+    assert found[3][1]["title"] == "Lohn – März 2026.ods\\x1b[2J"
+    assert found[-2][1]["keys"] == ["Shift_L", "Ä", "+", "Control+c", "Return"]
+    source = Path(independent_activity.__file__).read_text()
+    assert not re.search(r"(from|import) (schemas|agents)", source)
 
 
 def flipped(data: bytes, at: int) -> bytes:

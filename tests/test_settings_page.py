@@ -11,17 +11,25 @@ from agents.platform.settings import SECTIONS, Section, Settings
 PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
 
 
-HOMES = {"retention": "storage.retention_settings"}
-"""Sections that do not stand in the settings of a room of their name."""
+HOMES = {
+    "retention": "session.storage.retention_settings",
+    "node_management": "node.management.settings",
+    "node_agent": "node.agent.settings",
+    "server_manager": "rdp.server_manager.settings",
+    "xrdp": "rdp.xrdp.settings",
+    "controller": "rdp.controller.settings",
+    "monitor": "rdp.monitor.settings",
+}
+"""Sections that do not stand in the settings of a session room of their name."""
 
 
 def sections() -> list[type[Section]]:
     rooms = [
-        importlib.import_module(f"agents.session.{HOMES.get(name, f'{name}.settings')}")
+        importlib.import_module(f"agents.{HOMES.get(name, f'session.{name}.settings')}")
         for name in SECTIONS
     ]
     found = [
-        getattr(room, f"{name.capitalize()}Settings")
+        getattr(room, f"{name.title().replace('_', '')}Settings")
         for room, name in zip(rooms, SECTIONS, strict=True)
     ]
     return [Settings, *found]

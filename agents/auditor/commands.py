@@ -25,6 +25,7 @@ from agents.platform.output import AsJson, errors, print_json, print_wide
 from agents.platform.settings import Settings
 from agents.platform.stored_sessions import find_session
 from agents.platform.verification import Step, run_verification
+from schemas.activity import SCREEN_CODECS, pictures_of
 from schemas.errors import LucidError
 from schemas.sessions import InvalidSessionId, parse_session_id
 from schemas.verdicts import Report, Severity, Verdict
@@ -35,7 +36,6 @@ sessions_app = typer.Typer(help="List and show recorded sessions.", no_args_is_h
 MARKS = {"ok": "[green]ok[/]", "unchecked": "[yellow]not fully checked[/]",
          "incomplete": "[yellow]incomplete[/]", "erased": "[cyan]erased[/]",
          "failed": "[red]FAILED[/]"}  # fmt: skip
-CODEC_SCREEN = "screen/1"
 
 Identities = Annotated[
     list[Path] | None, typer.Option("--identity", help="A file of age identities.")
@@ -54,7 +54,7 @@ class NotAPicture(LucidError):
 
 
 @contextmanager
-def _steps(title: str, quiet: bool) -> Iterator[Step]:
+def steps(title: str, quiet: bool) -> Iterator[Step]:
     """A progress bar over chunks, on standard error."""
     with Progress(console=errors, transient=True, disable=quiet or not errors.is_terminal) as bar:
         task = bar.add_task(title, total=None)
@@ -62,7 +62,7 @@ def _steps(title: str, quiet: bool) -> Iterator[Step]:
 
 
 @contextmanager
-def _source(what: str, identities: Sequence[Path], trust: Sequence[str]
+def source_of(what: str, identities: Sequence[Path], trust: Sequence[str]
             ) -> Iterator[tuple[SessionSource, Access, Settings | None]]:  # fmt: skip
     """A session of this installation and its settings, or a bundle, which needs only itself."""
     try:
@@ -81,8 +81,8 @@ def verify(
 ) -> None:
     """Check a session or a bundle; exit status 1 when anything is wrong or missing."""
     with (
-        _source(what, identity or [], trust or []) as (source, access, settings),
-        _steps("Checking", as_json) as step,
+        source_of(what, identity or [], trust or []) as (source, access, settings),
+        steps("Checking", as_json) as step,
     ):
         report = run_verification(source, access, step)
     if settings is not None:
@@ -135,7 +135,7 @@ def bundle(
     access = load_access([], [], settings)
     source = asyncio.run(find_session(settings, parse_session_id(session), access.trusted))
     trace = Export(settings, session)
-    with _steps("Bundling", as_json) as step:
+    with steps("Bundling", as_json) as step:
         written = save_bundle(
             source, output, force=force, step=step,
             whole=lambda written: trace.written("bundle", output, written.size),
@@ -163,17 +163,18 @@ def export(
     from agents.platform.video import SheetFacts, VideoFacts, write_contact_sheet, write_video
 
     with (
-        _source(what, identity or [], []) as (source, access, settings),
-        _steps("Exporting", as_json) as step,
+        source_of(what, identity or [], []) as (source, access, settings),
+        steps("Exporting", as_json) as step,
     ):
         trace = Export(settings, what) if settings is not None else None
         session = open_session(source, access.identities)
-        if session.opened.codec != CODEC_SCREEN:
+        codec = session.opened.codec
+        if codec not in SCREEN_CODECS:
             raise NotAPicture(
-                f"the session's codec is {session.opened.codec}, only {CODEC_SCREEN} has pictures",
+                f"the session's codec is {codec}, only {' and '.join(SCREEN_CODECS)} have pictures",
                 hint="`lucid verify` checks recordings of any codec",
             )
-        payloads = frame_payloads(session, step)
+        payloads = pictures_of(codec, frame_payloads(session, step))
         facts: VideoFacts | SheetFacts
         form: Form = "film" if output.suffix == ".mp4" else "sheet"
         with whole_file(output, force=force) as temporary:

@@ -1,6 +1,7 @@
 """What reading a session of this installation leaves in `audit.events`.
 
-What hands out content fails closed: without a broker there is no bundle and no film. A
+What hands out content fails closed: without a broker there is no bundle, no film, and no
+list of what was done. A
 verification says nothing of the content, and must be possible while a broker is away, so its
 entry is kept on disk then, and the next command sends it.
 """
@@ -18,7 +19,7 @@ from agents.platform.contract import Contract, load_contract
 from agents.platform.output import quiet, say
 from agents.platform.producer import Producer
 from agents.platform.settings import Settings
-from schemas.audit import SessionExported, SessionVerified
+from schemas.audit import ResourceRead, SessionExported, SessionVerified
 from schemas.errors import LucidError
 from schemas.verdicts import Report
 
@@ -53,7 +54,8 @@ async def _keep_and_send(settings: Settings, act: SessionVerified, session: str)
 
 
 class Export:
-    """A session's content on its way to a file: audited before the file has its name.
+    """A session's content on its way to somebody: audited before a file has its name, or before
+    anything is shown.
 
     Raises BrokerUnreachable and TopicMissing before anything is read.
     """
@@ -62,6 +64,15 @@ class Export:
         self._settings, self._session = settings, session
         self._contract = load_contract(settings)
         asyncio.run(_ask(settings, self._contract))
+
+    def shown(self, action: str, items: int, size: int) -> None:
+        """So many items are about to be shown, of so many bytes."""
+        act = ResourceRead(
+            action=action, resource=f"sessions/{self._session}", session=self._session,
+            request=None, bytes=size, items=items, outcome="ok",
+        )  # fmt: skip
+        quiet()
+        asyncio.run(self._record(act))
 
     def written(self, form: Form, path: Path, size: int) -> None:
         """The whole content is in a temporary file; `path` is the name that it gets."""
@@ -72,7 +83,7 @@ class Export:
         quiet()
         asyncio.run(self._record(act))
 
-    async def _record(self, act: SessionExported) -> None:
+    async def _record(self, act: SessionExported | ResourceRead) -> None:
         async with Producer(self._settings, self._contract.limits) as producer:
             await Audit(producer, self._contract).record(act, self._session)
 

@@ -8,6 +8,9 @@
     findings    {_id: "<session>:<file>", verdict, …, resolved_at: null while open}      by version
     erasures    {_id: "<session>:<stage>", state, ends, …}                               by version
     retention   {_id: "holds:<version>", holds, claims, offset}                          insert only
+    node_states, pool_states, payout_states, node_clock                                  by version
+    rdp_server_records {_id: server, …ServerRecord}; rdp_port_claims {_id: "<host>:<port>", …}
+    rdp_name_claims    {_id: name, server}        the server manager's own: by version, insert only
 
 A projection's name, such as `sessions`, stands for the collection that holds it at present,
 `sessions.0` at first; `lucid projections rebuild` changes it (agents/platform/projections.py).
@@ -53,11 +56,29 @@ PROJECTED = frozenset(
         "session_events",
         "audit",
         "receipts",
+        "nodes",
+        "node_figures",
+        "node_alerts",
+        "pools",
+        "node_work",
+        "payouts",
+        "rdp_server_states",
+        "rdp_roster",
+        "rdp_processes",
+        "rdp_port_states",
+        "rdp_sessions",
+        "rdp_desktops",
+        "rdp_metrics",
+        "rdp_history",
+        "rdp_alerts",
     }
 )
 """Names that stand for another collection."""
 PACKED = {"chunk_pages": "chunks", "session_events": "events", "audit": "entries",
-          "receipts": "receipts"}  # fmt: skip
+          "receipts": "receipts", "payouts": "payouts",
+          "node_figures": "nodes", "node_work": "nodes", "rdp_desktops": "desktops",
+          "rdp_history": "samples", "rdp_alerts": "alerts", "rdp_roster": "servers",
+          "rdp_port_states": "ports"}  # fmt: skip
 """Fields that hold many entries, stored as JSON text: what a catalog does with a document then
 depends on its bytes and not on its thousands of fields."""
 _DUPLICATE = 11000

@@ -24,6 +24,7 @@ class Who(StrEnum):
     PROCESSOR = "processor"
     AUDITOR = "auditor"
     STORAGE = "storage"
+    NODE = "node"
 
 
 def _show(settings: Settings, keys: Sequence[KeyFile], as_json: bool) -> None:

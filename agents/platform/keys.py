@@ -5,6 +5,7 @@
     KEYS/processor.age, .age.pub      opens session keys (age X25519)
     KEYS/auditor.age, .age.pub        opens session keys
     KEYS/storage.key, .vkey           signs erasure records
+    KEYS/node.key, .vkey              is the node: signs its registration and its heartbeats
     KEYS/recipients.txt               age recipients a recorder wraps for, a line each
     KEYS/trusted.txt                  verifier keys that `lucid verify` trusts, a line each
 
@@ -30,10 +31,12 @@ from schemas.datakey import check_recipient
 from schemas.errors import FormatError, LucidError
 from schemas.notes import Signer, Verifier
 
-Role = Literal["recorder", "processor", "auditor", "storage"]
+Role = Literal["recorder", "processor", "auditor", "storage", "node"]
 ROLES: tuple[Role, ...] = get_args(Role)
 OPENING: frozenset[Role] = frozenset({"processor", "auditor"})
 """Roles that have an age identity."""
+PROVING: frozenset[Role] = frozenset({"recorder", "processor", "storage"})
+"""Roles whose signatures are part of the evidence, so that `lucid verify` has to trust them."""
 MAX_KEY_FILE = 1024 * 1024
 RECIPIENTS = "recipients.txt"
 TRUSTED = "trusted.txt"
@@ -94,7 +97,7 @@ def _lines(text: str) -> list[str]:
 
 
 def load_signer(settings: Settings, role: Role) -> Signer:
-    """The signing key of recorder, processor or storage; raises KeyProblem."""
+    """The signing key of any role but the auditor; raises KeyProblem."""
     path = settings.keys_dir / f"{role}.key"
     try:
         return Signer.parse(read_key_file(path, private=True))
@@ -172,7 +175,8 @@ def _make_signer(folder: Path, role: Role, host: str) -> None:
     create_key_file(path, make)
     verifier = Signer.parse(read_key_file(path, private=True)).verifier
     create_key_file(folder / f"{role}.vkey", lambda: str(verifier), mode=0o644)
-    _append(folder / TRUSTED, str(verifier))
+    if role in PROVING:
+        _append(folder / TRUSTED, str(verifier))
 
 
 def _make_identity(folder: Path, role: Role) -> None:

@@ -40,6 +40,21 @@ REGISTRY = {
     "session_events": "agents.session.api.views:SESSION_EVENTS",
     "audit": "agents.session.api.audit_view:AUDIT",
     "receipts": "agents.session.api.receipts_view:RECEIPTS",
+    "nodes": "agents.session.api.node_views:NODES",
+    "node_figures": "agents.session.api.node_views:NODE_FIGURES",
+    "node_alerts": "agents.session.api.node_views:NODE_ALERTS",
+    "pools": "agents.session.api.node_views:POOLS",
+    "node_work": "agents.session.api.node_views:NODE_WORK",
+    "payouts": "agents.session.api.node_views:PAYOUTS",
+    "rdp_server_states": "agents.session.api.rdp_views:SERVERS",
+    "rdp_roster": "agents.session.api.rdp_views:ROSTER_VIEW",
+    "rdp_processes": "agents.session.api.rdp_views:PROCESSES",
+    "rdp_port_states": "agents.session.api.rdp_views:PORTS",
+    "rdp_sessions": "agents.session.api.rdp_views:SESSIONS",
+    "rdp_desktops": "agents.session.api.rdp_views:DESKTOPS",
+    "rdp_metrics": "agents.session.api.rdp_views:METRICS",
+    "rdp_history": "agents.session.api.rdp_views:HISTORY",
+    "rdp_alerts": "agents.session.api.rdp_views:ALERTS",
 }
 """Every projection, with the room's object: imported when it is asked for."""
 

@@ -36,7 +36,10 @@ from pydantic_settings import SettingsError as UnreadableVariable
 from schemas.errors import LucidError
 
 CONFIG_VARIABLE = "LUCID_CONFIG"
-SECTIONS = ("recorder", "processor", "storage", "pipeline", "api", "retention")
+SECTIONS = (
+    "recorder", "processor", "storage", "pipeline", "api", "retention", "server_manager", "xrdp",
+    "controller", "monitor", "node_management", "node_agent",
+)  # fmt: skip
 
 
 class SettingsError(LucidError):
@@ -198,6 +201,13 @@ class Settings(Section):
         description="Free bytes from which it goes on; a quarter above LUCID_MIN_FREE if not set",
     )
 
+    rdp_require_recording: bool = Field(
+        True, description="Whether a desktop that cannot be recorded is refused or ended"
+    )
+    rdp_socket: Path | None = Field(
+        None, description="Socket where sessions ask the RDP controller; HOME/rdp/controller.sock"
+    )
+
     @field_validator("resume_free")
     @classmethod
     def _resume_above_stop(cls, value: ByteSize | None, info: ValidationInfo) -> ByteSize | None:
@@ -226,6 +236,10 @@ class Settings(Section):
     @property
     def stack_dir(self) -> Path:
         return self.home / "stack"
+
+    @property
+    def rdp_socket_path(self) -> Path:
+        return self.rdp_socket or self.home / "rdp" / "controller.sock"
 
     def kafka_servers(self) -> str:
         """Bootstrap servers: the user's own, else those of the running stack."""

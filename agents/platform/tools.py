@@ -23,10 +23,14 @@ PACKAGES = {
     "xterm": "xterm",
     "xeyes": "x11-apps",
     "xdpyinfo": "x11-utils",
+    "xmessage": "x11-utils",
     "xsetroot": "x11-xserver-utils",
     "xdotool": "xdotool",
     "ffmpeg": "ffmpeg",
     "openbox": "openbox",
+    "xrdp": "xrdp",
+    "xrdp-sesman": "xrdp",
+    "xfreerdp": "freerdp2-x11",
 }
 
 

@@ -65,7 +65,10 @@ class Installation:
                 return process, line.decode().split("session ")[1].split(";")[0]
         pytest.fail(f"the recorder ended with status {process.wait(10)}")
 
-    def start(self, service: str, name: str = "", *, around: Sequence[str] = (), **env: str) -> str:
+    def start(
+        self, service: str, name: str = "", *, around: Sequence[str] = (), within: float = 30.0,
+        **env: str,
+    ) -> str:  # fmt: skip
         """Start a service, by the command `around`, until it is ready; its name for `stop`."""
         name = name or service
         log = (self.home / f"{name}.log").open("ab")
@@ -75,7 +78,7 @@ class Installation:
         )  # fmt: skip
         log.close()
         self.running[name] = process
-        wait_for(lambda: self.health(service, process) == 200, f"ready {service}")
+        wait_for(lambda: self.health(service, process) == 200, f"ready {service}", within)
         return name
 
     def port(self, service: str, process: subprocess.Popen[bytes]) -> int | None:

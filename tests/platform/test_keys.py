@@ -48,8 +48,9 @@ def test_keys_are_made_once_and_work_together(settings: Settings) -> None:
 def test_private_files_are_private(settings: Settings) -> None:
     init_keys(settings)
     assert stat.S_IMODE(settings.keys_dir.stat().st_mode) == 0o700
+    assert "/node+" not in (settings.keys_dir / "trusted.txt").read_text()
     private = [*settings.keys_dir.glob("*.key"), *settings.keys_dir.glob("*.age")]
-    assert len(private) == 5
+    assert len(private) == 6
     assert {stat.S_IMODE(path.stat().st_mode) for path in private} == {0o600}
 
 

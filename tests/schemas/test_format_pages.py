@@ -20,6 +20,11 @@ from schemas.events import EVENT_TYPES
 from schemas.frames import MAX_PAYLOAD, Kind
 from schemas.live import LiveState
 from schemas.manifests import MAX_INTERRUPTIONS, MAX_RANGES, Manifest, Tally
+from schemas.node_commands import NodeCommand
+from schemas.node_credits import CreditStatement
+from schemas.node_heartbeats import Beat, SlotWork
+from schemas.node_registration import Answer
+from schemas.node_signing import Purpose
 from schemas.progress import SessionProgress
 from schemas.receipts import RECEIPT_TYPES, AnchorReceipt
 from schemas.retention import Hold
@@ -98,6 +103,11 @@ def test_the_manifest_and_its_tally_are_described() -> None:
         ("erasure.md", "Record", Erasure),
         ("holds.md", "Legal hold, version 1", Hold),
         ("events.md", "Receipts: topic", AnchorReceipt),
+        ("node-signing.md", "Answer", Answer),
+        ("node-signing.md", "Heartbeat", Beat),
+        ("node-signing.md", "Slot", SlotWork),
+        ("node-signing.md", "Credit statement", CreditStatement),
+        ("node-signing.md", "Commands: topic", NodeCommand),
     ],
 )
 def test_a_documents_members_are_described(name: str, heading: str, model: type[Strict]) -> None:
@@ -117,6 +127,11 @@ def test_the_claims_of_a_token_are_described() -> None:
 
 def test_the_type_of_receipts_is_named() -> None:
     assert [name for name in RECEIPT_TYPES if f"`{name}`" in page("events.md")] == [*RECEIPT_TYPES]
+
+
+def test_every_purpose_of_a_nodes_signature_is_described() -> None:
+    table = rows(section("node-signing.md", "Signed bytes"))
+    assert [row[0].strip("`") for row in table] == [one.value for one in Purpose]
 
 
 def test_every_event_type_is_described_with_its_members() -> None:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from schemas.activity import Policy
 from schemas.anchors import anchor_of, read_anchor
 from schemas.canonical import decode, encode
 from schemas.chunks import HEADER_SIZE, read_chunk, read_header, unseal
@@ -43,6 +44,10 @@ PROGRESS = SessionProgress(
 COMMAND = RecorderCommand(
     id=str(MADE.session), host="desk", action="start", display=":1", xauthority="/tmp/auth"
 )
+COMMAND_2 = RecorderCommand(
+    version=2, id=str(MADE.session), host="desk", action="start", display=":1",
+    activity=Policy(clipboard="details", keys="strict"),
+)  # fmt: skip
 CONTROLS = (
     Keepalive(note="n"),
     Gap(reason="away", from_time=1, to_time=2),
@@ -60,6 +65,7 @@ READERS: dict[str, tuple[Callable[[bytes], Any], bytes]] = {
     "manifest": (read_manifest, MADE.manifest_bytes),
     "progress": (read_progress, encode(PROGRESS)),
     "command": (read_command, encode(COMMAND)),
+    "command 2": (read_command, encode(COMMAND_2)),
     "anchor": (read_anchor, encode(anchor_of(MADE.manifest))),
     "open": (partial(decode, Open), encode(OPEN)),
     "hold": (partial(decode, Hold), encode(HOLD)),

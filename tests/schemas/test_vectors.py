@@ -35,7 +35,7 @@ from tests.factories import MemorySource
 from tests.vectors import make
 
 VECTORS = Path(__file__).parents[1] / "vectors"
-SESSIONS = ("closed", "abandoned")
+SESSIONS = ("closed", "abandoned", "activity")
 
 
 class Vector:
@@ -202,7 +202,8 @@ def files_of(folder: Path) -> list[Path]:
     return [
         path
         for path in folder.rglob("*")
-        if "events" not in path.parts  # those are made once, by make_events.py
+        # Those are made once, by make_events.py and its like.
+        if not path.relative_to(folder).parts[0].startswith(("events", "rdp_"))
         if path.is_file() and path.parent != folder and "__pycache__" not in path.parts
     ]
 

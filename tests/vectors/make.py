@@ -58,6 +58,7 @@ from schemas.manifests import Manifest, checkpoint_of, manifest_hash  # noqa: E4
 from schemas.merkle import inclusion_proof  # noqa: E402
 from schemas.notes import Commitment, Signer  # noqa: E402
 from schemas.progress import SessionProgress  # noqa: E402
+from tests.vectors.make_activity import screen_payloads  # noqa: E402
 
 START = 1_767_225_600_000_000  # 2026-01-01 00:00 UTC
 RECORDER = Signer("test-only.example/recorder", b"\x11" * 32)
@@ -152,9 +153,19 @@ def abandoned_session(tape: Tape, opened: Open) -> None:
     tape.abandon("no sign of the recorder for 60 s", 62_200)
 
 
+def activity_session(tape: Tape, opened: Open) -> None:
+    """Codec `screen/2`, three chunks: pictures, and an entry of every type beside them."""
+    tape.add(Kind.OPEN, opened, 0)
+    for ms, payload in screen_payloads():
+        tape.add(Kind.FRAMES, payload, ms)
+    tape.keepalive(4700)
+    tape.add(Kind.CLOSE, Close(reason="done", note=tape.note("done")), 4800)
+
+
 SESSIONS = {
     "closed": (UUID("019b76da-a800-7000-8000-00000000c105"), closed_session),
     "abandoned": (UUID("019b76da-a801-7000-8000-00000000aba1"), abandoned_session),
+    "activity": (UUID("019b76da-a803-7000-8000-00000000ac71"), activity_session),
 }
 
 
@@ -189,9 +200,9 @@ def make(name: str, folder: Path, keys: Path) -> Vector:
     wrapped = once(folder / "key.age", lambda: wrap(data_key, recipients))
     assert unwrap(wrapped, [identity(keys, "auditor")]) == data_key
     opened = Open(
-        session=str(session), recorder=str(RECORDER.verifier),
-        key=base64.b64encode(wrapped).decode(), recipients=recipients, codec="bytes/1",
-        source={"type": "vector", "number": 7}, host="desk-1.example", owner="ada",
+        session=str(session), recorder=str(RECORDER.verifier), recipients=recipients,
+        codec="screen/2" if name == "activity" else "bytes/1", host="desk-1.example", owner="ada",
+        key=base64.b64encode(wrapped).decode(), source={"type": "vector", "number": 7},
         project="Grüße", sealing=Sealing(cut_bytes=2048, cut_us=2_000_000),
     )  # fmt: skip
     key = derive(data_key, session)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
@@ -16,18 +17,21 @@ from agents.platform.deadletters import open_letters
 from agents.platform.limiting import Limiter
 from agents.platform.live import LiveStates
 from agents.platform.producer import Producer
+from agents.platform.projections import Projection
 from agents.platform.projector import Projector
 from agents.platform.redis_client import RedisClient
 from agents.platform.revocation import open_revocations
 from agents.platform.service import Listening, Part, Service, run_service
 from agents.platform.settings import Settings
 from agents.platform.tokens import TokenVerifier
+from agents.session.api import node_views
 from agents.session.api.app import make_app
 from agents.session.api.audit_view import AUDIT
 from agents.session.api.context import Api
 from agents.session.api.follower import Follower
 from agents.session.api.index import SessionIndex
 from agents.session.api.metrics import ApiMetrics
+from agents.session.api.rdp_views import RDP_VIEWS
 from agents.session.api.reading import Reading
 from agents.session.api.receipts_view import RECEIPTS
 from agents.session.api.server import listening
@@ -112,8 +116,13 @@ def _views(
         return {}
 
     control.consume_many(contract.topic("session.events").full_name, take_session_events)
-    for view in (AUDIT, RECEIPTS):
-        control.consume_many(contract.topic(view.topic).full_name, Projector(catalog, [view]).take)
+    views: dict[str, list[Projection]] = defaultdict(list)
+    for view in (AUDIT, RECEIPTS, *RDP_VIEWS):
+        views[view.topic].append(view)
+    for topic, more in node_views.BY_TOPIC.items():
+        views[topic] += more
+    for topic, some in views.items():
+        control.consume_many(contract.topic(topic).full_name, Projector(catalog, some).take)
     return control
 
 

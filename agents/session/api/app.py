@@ -22,7 +22,7 @@ from agents.session.api.envelope import Envelope
 from agents.session.api.guard import BASE, ROUTES, reader
 from agents.session.api.metrics import ApiMetrics
 from agents.session.api.problems import Problem, answer, translate
-from agents.session.api.routes import activity, chunks, evidence, sessions
+from agents.session.api.routes import activity, chunks, evidence, nodes, rdp, sessions
 from schemas.errors import LucidError
 
 log = structlog.get_logger(__name__)
@@ -41,7 +41,7 @@ def make_app(health: Health, metrics: ApiMetrics) -> FastAPI:
         openapi_url=None, redirect_slashes=False,
     )  # fmt: skip
     app.state.metrics = metrics
-    for module in (sessions, chunks, evidence, activity):
+    for module in (sessions, chunks, evidence, activity, nodes, rdp):
         # Here, and not at each route, so that none can be added without.
         app.include_router(module.router, dependencies=[Depends(reader)])
     _add_public(app, health)

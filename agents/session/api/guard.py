@@ -14,6 +14,7 @@ from uuid import UUID
 from fastapi import Depends, Path, Request
 
 from agents.platform.audit import AuditFull
+from agents.platform.catalog import Document
 from agents.platform.revocation import RevocationsUnknown
 from agents.platform.tokens import TokenRefused
 from agents.session.api.context import Api, api_of
@@ -25,6 +26,8 @@ from schemas.sessions import InvalidSessionId, parse_session_id
 
 BASE = "/api/v1"
 _ONE = f"{BASE}/sessions/{{session}}"
+_RDP = f"{BASE}/rdp"
+_SERVER = f"{_RDP}/servers/{{server}}"
 P = Permission
 
 ROUTES: dict[str, Permission] = {
@@ -46,6 +49,20 @@ ROUTES: dict[str, Permission] = {
     f"{BASE}/statistics": P.STATISTICS_READ,
     f"{BASE}/stream": P.STREAM_READ,
     f"{BASE}/audit": P.AUDIT_READ,
+    f"{BASE}/nodes": P.NODES_READ,
+    f"{BASE}/nodes/{{node}}": P.NODES_READ,
+    f"{BASE}/nodes/{{node}}/credits": P.CREDITS_READ,
+    f"{BASE}/pools": P.POOLS_READ,
+    f"{BASE}/pools/{{pool}}": P.POOLS_READ,
+    f"{_RDP}/servers": P.RDP_READ,
+    _SERVER: P.RDP_READ,
+    f"{_SERVER}/sessions": P.RDP_READ,
+    f"{_SERVER}/connections": P.RDP_READ,
+    f"{_SERVER}/metrics": P.RDP_READ,
+    f"{_SERVER}/alerts": P.RDP_READ,
+    f"{_RDP}/sessions/{{desktop}}": P.RDP_READ,
+    f"{_RDP}/ports": P.RDP_READ,
+    f"{_RDP}/alerts": P.RDP_READ,
 }
 """What each route needs."""
 PUBLIC = frozenset({
@@ -54,6 +71,7 @@ PUBLIC = frozenset({
 })  # fmt: skip
 HEAVY = frozenset({
     f"{BASE}/audit", f"{BASE}/statistics", f"{_ONE}/statistics", f"{_ONE}/verification",
+    f"{_RDP}/servers", f"{_RDP}/ports", f"{_RDP}/alerts",
 })  # fmt: skip
 """Routes with the lower limit, for they cost more."""
 
@@ -178,3 +196,34 @@ async def visible(
 
 
 VisibleSession = Annotated[Row, Depends(visible)]
+
+
+def sees_server(claims: Claims, server: Document | None) -> bool:
+    """Whether an RDP server is in a token's scope. It has an owner, and no project."""
+    return server is not None and sees(claims, server.get("owner", ""), "")
+
+
+async def find_server(
+    request: Request, who: Reader, server: str, problem: ApiProblem | None = None
+) -> Document:
+    """An RDP server in the reader's scope; raises ApiProblem, `problem` if there is one."""
+    found = await api_of(request).catalog.get("rdp_server_states", server)
+    if found is not None and sees_server(who.claims, found):
+        return found
+    missing = problem or ApiProblem(
+        Code.SERVER_NOT_FOUND, f"there is no RDP server {server} for you"
+    )
+    if found is not None:
+        _denied(api_of(request), request, Permission.RDP_READ, missing, who.actor)
+    raise missing
+
+
+async def visible_server(
+    request: Request, who: ReaderOf,
+    server: Annotated[UUID, Path(description="An RDP server's id, a UUID in lower case")],
+) -> Document:  # fmt: skip
+    """The RDP server of the path, if it is in the reader's scope; raises ApiProblem."""
+    return await find_server(request, who, str(server))
+
+
+VisibleServer = Annotated[Document, Depends(visible_server)]

@@ -26,14 +26,14 @@ CHUNK: dict[str, Any] = {
 }  # fmt: skip
 
 
-def _example(value: Any) -> ConfigDict:
+def example(value: Any) -> ConfigDict:
     return ConfigDict(json_schema_extra={"examples": [value]})
 
 
 class SessionItem(BaseModel):
     """A session as lists show it. complete: null until it is known."""
 
-    model_config = _example(ITEM)
+    model_config = example(ITEM)
 
     session: str
     state: State
@@ -59,7 +59,7 @@ class SessionItem(BaseModel):
 class SessionList(BaseModel):
     """A page of sessions. next: the cursor of the next page, null on the last."""
 
-    model_config = _example({"sessions": [ITEM], "next": "eyJ0Ijoi…"})
+    model_config = example({"sessions": [ITEM], "next": "eyJ0Ijoi…"})
 
     sessions: list[SessionItem]
     next: str | None
@@ -78,7 +78,7 @@ class Loss(BaseModel):
 class SessionDetail(SessionItem):
     """A session with all that is known of it."""
 
-    model_config = _example({
+    model_config = example({
         **ITEM, "source": {"display": ":0"}, "recorder": "desk7/recorder+ab12",
         "end_reason": "done", "abandoned": False, "shortcomings": [], "losses": [],
         "damaged_files": [], "root": HASH, "manifest_hash": HASH, "settled": 1795000603000000,
@@ -99,7 +99,7 @@ class SessionDetail(SessionItem):
 class ChunkItem(BaseModel):
     """A stored chunk. What is null was recorded before events said it."""
 
-    model_config = _example(CHUNK)
+    model_config = example(CHUNK)
 
     index: int
     leaf: str = Field(description="SHA-256(0x00 ‖ header ‖ ciphertext), hex")
@@ -118,7 +118,7 @@ class ChunkItem(BaseModel):
 class ChunkList(BaseModel):
     """A page of chunks in the order of their index."""
 
-    model_config = _example({"chunks": [CHUNK], "next": None})
+    model_config = example({"chunks": [CHUNK], "next": None})
 
     chunks: list[ChunkItem]
     next: str | None
@@ -136,7 +136,7 @@ class Stage(BaseModel):
 class PipelineState(BaseModel):
     """A session's way through the pipeline."""
 
-    model_config = _example({
+    model_config = example({
         "session": SESSION, "state": "processing", "next_seq": 412, "next_index": 3, "ahead": [],
         "last_index": None, "last_sign": 1795000600000000, "stages": [
             {"stage": "recorded", "state": "done", "records": 412, "chunks": None}],
@@ -155,7 +155,7 @@ class PipelineState(BaseModel):
 class Statistics(BaseModel):
     """What a session adds up to."""
 
-    model_config = _example({
+    model_config = example({
         "session": SESSION, "chunks": 61, "records": 4120, "missing": 0, "raw_bytes": 91000000,
         "sealed_bytes": 8100000, "ratio": 11.23, "seconds": 600.0, "records_per_second": 6.87,
         "sealed_bytes_per_second": 13500.0, "slowest_chunk_seconds": 0.9, "pauses": 0,
@@ -193,7 +193,7 @@ class Total(BaseModel):
 class Totals(BaseModel):
     """All sessions that the reader may see, by state."""
 
-    model_config = _example(
+    model_config = example(
         {
             "totals": [
                 {"state": "completed", "sessions": 12, "records": 49000, "stored_bytes": 97000000}
@@ -210,7 +210,7 @@ class Consistency(BaseModel):
     signed: whether the new root is that of the session's checkpoint.
     """
 
-    model_config = _example(
+    model_config = example(
         {
             "session": SESSION,
             "old_size": 3,
@@ -234,7 +234,7 @@ class Consistency(BaseModel):
 class VerificationRunning(BaseModel):
     """A verification that has not ended: how many chunks are checked, and of how many."""
 
-    model_config = _example({"session": SESSION, "done": 12, "total": 61})
+    model_config = example({"session": SESSION, "done": 12, "total": 61})
 
     session: str
     done: int
@@ -254,7 +254,7 @@ class Receipt(BaseModel):
 class Anchored(BaseModel):
     """A session's anchor, and the receipts of it (docs/formats/events.md)."""
 
-    model_config = _example({"anchor": {
+    model_config = example({"anchor": {
         "version": 1, "session": SESSION, "manifest_hash": HASH, "started_at": 1795000000000000,
         "owner": "ada", "merkle_root": HASH, "chunk_count": 61}, "receipts": []})  # fmt: skip
 
@@ -280,7 +280,7 @@ class EventList(BaseModel):
     dropped: events between the first and the newest ones that the view does not hold.
     """
 
-    model_config = _example({"session": SESSION, "dropped": 0, "events": [{
+    model_config = example({"session": SESSION, "dropped": 0, "events": [{
         "id": "8b1f…", "type": "lucid.session.paused.v1", "time": 1795000000000000,
         "source": "lucid/recorder/desk7", "partition": 1, "offset": 12,
         "data": {"reason": "lunch"}}]})  # fmt: skip
@@ -312,7 +312,7 @@ class AuditList(BaseModel):
     next: where to go on, also when filters left none of the entries that were looked at.
     """
 
-    model_config = _example({"entries": [{
+    model_config = example({"entries": [{
         "offset": 7, "id": "0f3e…", "type": "lucid.audit.resource_read.v1",
         "time": 1795000000000000, "subject": SESSION, "source": "lucid/api/desk7", "user": "ada",
         "user_type": "api", "address": "10.0.0.7", "roles": ["auditor"],

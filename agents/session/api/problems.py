@@ -43,6 +43,9 @@ class Code(Enum):
     NO_SUCH_ROUTE = ("LUCID_ERR_3015", 404, "No such resource")
     METHOD_NOT_ALLOWED = ("LUCID_ERR_3016", 405, "The API only reads")
     ERASED = ("LUCID_ERR_3018", 410, "Erased by policy")
+    NODE_NOT_FOUND = ("LUCID_ERR_3030", 404, "No such node")
+    POOL_NOT_FOUND = ("LUCID_ERR_3031", 404, "No such pool")
+    SERVER_NOT_FOUND = ("LUCID_ERR_3019", 404, "No such RDP server")
     INTERNAL = ("LUCID_ERR_3017", 500, "An error of the service")
 
     def __init__(self, number: str, status: int, title: str) -> None:

@@ -23,7 +23,7 @@ from agents.session.recorder.order import Order, Outlet
 from agents.session.recorder.recording import Recording
 from agents.session.recorder.roster import Roster
 from agents.session.recorder.settings import RecorderSettings
-from agents.session.recorder.sources.capture import Capture, source_of
+from agents.session.recorder.sources.capture import display_capture, source_of
 from agents.session.recorder.spool_folder import SpoolBusy, leftovers
 from agents.session.recorder.wiring import NAME, follow_progress, make_order, open_outlet, resume
 from schemas.commands import RecorderCommand, read_command
@@ -107,8 +107,8 @@ async def build(service: Service) -> AsyncIterator[Sequence[Part]]:
     async with open_outlet(settings, service.stop, service.metrics) as outlet:
 
         def make(command: RecorderCommand) -> Recording:
-            capture = Capture(
-                kind="display", name=command.display or "", xauthority=command.xauthority
+            capture = display_capture(
+                section, command.display or "", command.xauthority, command.activity
             )
             own = replace(order, owner=command.owner, project=command.project)
             return Recording(source_of(capture, section), own, outlet, capture)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 from rich.live import Live
 from rich.table import Table
 
@@ -22,10 +23,11 @@ from agents.platform.settings import Settings
 from agents.session.recorder.order import Ended, Order
 from agents.session.recorder.recording import Recording
 from agents.session.recorder.settings import RecorderSettings
-from agents.session.recorder.sources.capture import Capture, source_of
+from agents.session.recorder.sources.capture import Capture, display_capture, source_of
 from agents.session.recorder.spool_folder import leftovers, unattended
 from agents.session.recorder.wiring import follow_progress, make_order, open_outlet
 from agents.session.recorder.wiring import resume as resume_spool
+from schemas.activity import CLIPBOARD_LEVELS, KEY_LEVELS, Policy
 from schemas.canonical import encode
 from schemas.commands import Action, RecorderCommand
 from schemas.errors import LucidError
@@ -74,7 +76,7 @@ def record(
         places = _left(make_order(settings, section).spool.folder, session)
         results = asyncio.run(_resume(settings, section, places, duration, quiet=as_json))
     else:
-        capture = _capture(display, file, synthetic, size, rate, seed)
+        capture = _capture(section, display, file, synthetic, size, rate, seed)
         order = make_order(settings, section, owner=owner, project=project)
         work = _record(settings, section, order, capture, duration, quiet=as_json)
         results = [asyncio.run(work)]
@@ -85,10 +87,11 @@ def record(
 
 
 def _capture(
-    display: str | None, file: str | None, synthetic: int | None, size: int, rate: float, seed: int
-) -> Capture:
+    section: RecorderSettings, display: str | None, file: str | None, synthetic: int | None,
+    size: int, rate: float, seed: int,
+) -> Capture:  # fmt: skip
     if display is not None:
-        return Capture(kind="display", name=display, xauthority=os.environ.get("XAUTHORITY"))
+        return display_capture(section, display, os.environ.get("XAUTHORITY"), None)
     if file is not None:
         return Capture(kind="file", name=file if file == "-" else str(Path(file).absolute()))
     return Capture(kind="synthetic", frames=synthetic or 1, size=size, rate=rate, seed=seed)
@@ -287,14 +290,15 @@ async def _send(settings: Settings, command: RecorderCommand) -> None:
 
 def _order(
     action: Action, host: str | None, as_json: bool, session: str | None = None,
-    reason: str = "requested", **more: str | None,
+    reason: str = "requested", activity: Policy | None = None, **more: str | None,
 ) -> None:  # fmt: skip
     settings = Settings.load()
     if session is not None:
         session = str(parse_session_id(session))
     command = RecorderCommand.model_validate(
         {"id": str(new_session_id()), "host": host or settings.host, "action": action,
-         "session": session, "reason": reason, **more}
+         "session": session, "reason": reason, **more,
+         **({} if activity is None else {"version": 2, "activity": activity})}
     )  # fmt: skip
     asyncio.run(_send(settings, command))
     if as_json:
@@ -315,11 +319,29 @@ def start(
     xauthority: Annotated[str | None, typer.Option(help="Cookie file on that host.")] = None,
     owner: str = "",
     project: str = "",
+    windows: Annotated[
+        bool | None, typer.Option("--windows/--no-windows", help="Titles and programs.")
+    ] = None,
+    clipboard: Annotated[str | None, typer.Option(help=" | ".join(CLIPBOARD_LEVELS))] = None,
+    files: Annotated[
+        bool | None, typer.Option("--files/--no-files", help="Use of redirected drives.")
+    ] = None,
+    keys: Annotated[str | None, typer.Option(help=" | ".join(KEY_LEVELS))] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Start recording a display."""
-    _order("start", host, as_json, display=display, xauthority=xauthority, owner=owner,
-           project=project)  # fmt: skip
+    """Start recording a display; what is not said of activity is as by default."""
+    asked = {"windows": windows, "clipboard": clipboard, "files": files, "keys": keys}
+    said = {name: value for name, value in asked.items() if value is not None}
+    _order("start", host, as_json, activity=_policy(said) if said else None, display=display,
+           xauthority=xauthority, owner=owner, project=project)  # fmt: skip
+
+
+def _policy(said: dict[str, bool | str]) -> Policy:
+    try:
+        return Policy.model_validate(said)
+    except ValidationError as error:
+        name = str(error.errors()[0]["loc"][0])
+        raise typer.BadParameter(f"--{name}: {error.errors()[0]['msg']}") from error
 
 
 @app.command()

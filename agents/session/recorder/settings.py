@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from pydantic import ByteSize, Field
+from pydantic import ByteSize, Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from agents.platform.settings import Section
+from agents.session.recorder.sources.patterns import PROGRAMS, TITLES
+from schemas.activity import Policy
 from schemas.chunks import MAX_RAW, Sealing
 
 
@@ -44,9 +47,35 @@ class RecorderSettings(Section):
     stale_after: float = Field(
         60.0, ge=1, le=86_400, description="Seconds after which a command is no longer carried out"
     )
+    activity: Policy = Field(
+        Policy(),
+        description="What is recorded beside the pictures: windows, clipboard, files, keys",
+    )
+    activity_most: Policy = Field(
+        Policy(), description="What a start command may ask for at most, JSON"
+    )
+    keys_every: float = Field(
+        5.0, ge=1, le=600, description="Seconds that an entry with a count of keys stands for"
+    )
+    protected_programs: tuple[str, ...] = Field(
+        PROGRAMS, description="Programs whose windows' keys are never recorded, JSON of patterns"
+    )
+    protected_titles: tuple[str, ...] = Field(
+        TITLES, description="Titles of windows whose keys are never recorded, JSON of patterns"
+    )
     cut_bytes: int = Field(8 * 1024**2, ge=1024, le=MAX_RAW, description="Plaintext of a chunk")
     cut_seconds: float = Field(10.0, ge=1, le=600, description="Event time of a chunk")
     level: int = Field(3, ge=1, le=19, description="zstd level")
+
+    @field_validator("protected_programs", "protected_titles")
+    @classmethod
+    def _patterns(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in patterns:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is not a regular expression: {error}") from error
+        return patterns
 
     def sealing(self) -> Sealing:
         """What the processor is told in the `open` record."""

@@ -30,6 +30,9 @@ from schemas.access import PERMISSIONS, Role
 from schemas.sessions import new_session_id
 from tests.conftest import Stack
 from tests.session.api.conftest import BASE, Running, Yard, a_yard, running, settings_of
+from tests.session.api.rdp_events import DESKTOP, SERVER
+from tests.session.api.test_nodes import tell_of_nodes
+from tests.session.api.test_rdp import told
 
 pytestmark = pytest.mark.stack
 S = f"{BASE}/sessions"
@@ -54,11 +57,16 @@ def _routes(routes: Any) -> list[Any]:
 
 def path_of(route: str, session: str) -> str:
     more = "?old=0" if route.endswith("consistency") else ""
-    return route.replace("{session}", session).replace("{index}", "0") + more
+    for name, value in (("session", session), ("index", "0"), ("node", "desk7"), ("pool", "p"),
+                        ("server", SERVER), ("desktop", DESKTOP)):  # fmt: skip
+        route = route.replace(f"{{{name}}}", value)
+    return route + more
 
 
 async def test_each_role_gets_what_its_permissions_say_and_nothing_else(api: Running) -> None:
     session = await api.yard.whole()
+    await tell_of_nodes(api)
+    await told(api)
     await api.until(f"{S}/{session}/chunks/0/proof", lambda one: one.status == 200)
     for role in Role:
         token = api.yard.token(role)

@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.session.api.conftest import BASE, Running
+from tests.session.api.rdp_events import DESKTOP, SERVER
+from tests.session.api.test_nodes import tell_of_nodes
+from tests.session.api.test_rdp import told
 
 pytestmark = pytest.mark.stack
 
@@ -20,6 +23,10 @@ CONFIG = """
 [parameters]
 "path.session" = "{session}"
 "path.index" = 1
+"path.node" = "desk7"
+"path.pool" = "p"
+"path.server" = "{server}"
+"path.desktop" = "{desktop}"
 """
 CHECKS = (
     "not_a_server_error,status_code_conformance,content_type_conformance,"
@@ -34,9 +41,13 @@ async def test_every_answer_is_one_that_the_document_has(
     api: Running, tmp_path: Path, known: bool
 ) -> None:
     session = await api.yard.whole(frames=40)
+    await tell_of_nodes(api)
+    await told(api)
     await api.until(f"{BASE}/sessions/{session}/chunks/1/proof", lambda found: found.status == 200)
     config = tmp_path / "schemathesis.toml"
-    config.write_text(CONFIG.format(session=session) if known else "")
+    config.write_text(
+        CONFIG.format(session=session, server=SERVER, desktop=DESKTOP) if known else ""
+    )
     process = await asyncio.create_subprocess_exec(
         str(Path(sys.executable).parent / "schemathesis"), "--config-file", str(config),
         "run", f"http://127.0.0.1:{api.port}{BASE}/openapi.json",

@@ -29,7 +29,6 @@ from typing import Protocol
 from schemas.errors import LucidError
 
 Emit = Callable[[bytes, int], None]
-CODEC_SCREEN = "screen/1"
 CODEC_BYTES = "bytes/1"
 
 
@@ -75,8 +74,10 @@ class Control:
         self.stopped = threading.Event()
         self._running = threading.Event()
         self._running.set()
+        self._pauses = self._seen = 0
 
     def pause(self) -> None:
+        self._pauses += 1
         self._running.clear()
 
     def resume(self) -> None:
@@ -90,11 +91,16 @@ class Control:
     def paused(self) -> bool:
         return not self._running.is_set()
 
+    @property
+    def interrupted(self) -> bool:
+        """There was a pause since the last `wait_while_paused`, however short."""
+        return self._pauses != self._seen
+
     def wait_while_paused(self) -> bool:
-        """Block while paused; whether it had been. Raises Stopped."""
-        was = self.paused
+        """Block while paused; whether it had been since the last call. Raises Stopped."""
         self._running.wait()
         self.check()
+        was, self._seen = self.interrupted, self._pauses
         return was
 
     def check(self) -> None:

@@ -14,7 +14,6 @@ import xcffib
 from numpy.typing import NDArray
 
 from agents.session.recorder.sources.base import (
-    CODEC_SCREEN,
     Control,
     DisplayLost,
     Emit,
@@ -29,7 +28,13 @@ from agents.session.recorder.sources.tiles import (
     empty_grid,
     mark,
 )
+from agents.session.recorder.sources.x11_activity import (
+    LOOK_SECONDS,
+    ActivityOrder,
+    ActivityWatch,
+)
 from agents.session.recorder.sources.x11_server import Server
+from schemas.activity import CODEC_ACTIVITY, CODEC_PICTURES, encode_activity
 from schemas.screen import Item, Pointer, Size, encode_update, pack_rect
 
 MAX_REFUSALS = 10  # in a row: the screen may shrink while it is read, but not for ever
@@ -38,15 +43,18 @@ MAX_REFUSALS = 10  # in a row: the screen may shrink while it is read, but not f
 class X11Source:
     """Records `display`; at most `fps` updates a second, a keyframe every so many seconds.
 
-    A keyframe comes only when something changed since the last one.
+    A keyframe comes only when something changed since the last one. activity: what is
+    recorded beside the pictures, None for nothing.
     """
 
     def __init__(
         self, display: str, *, fps: float = 10.0, keyframe_every: float = 10.0,
-        xauthority: str | None = None,
+        xauthority: str | None = None, activity: ActivityOrder | None = None,
     ) -> None:  # fmt: skip
         self._display, self._xauthority = display, xauthority
         self._fps, self._keyframe_every = fps, keyframe_every
+        self._activity = activity
+        self._watch: ActivityWatch | None = None
         self._server: Server | None = None
         self._shadow: NDArray[np.uint32] = np.zeros((0, 0), np.uint32)
         self._pointer: Pointer | None = None
@@ -56,18 +64,34 @@ class X11Source:
     def open(self) -> SourceInfo:
         """Connect; raises NoDisplay."""
         self._server = Server(self._display, self._xauthority)
+        if self._activity is not None:
+            self._watch = self._open_watch(self._activity)
         details: dict[str, str | int] = {
             "display": self._display,
             "width": self._server.width,
             "height": self._server.height,
             "fps": round(self._fps),
         }
-        return SourceInfo("x11", CODEC_SCREEN, details, live=True)
+        codec = CODEC_PICTURES if self._watch is None else CODEC_ACTIVITY
+        return SourceInfo("x11", codec, details, live=True)
+
+    def _open_watch(self, order: ActivityOrder) -> ActivityWatch:
+        try:
+            return ActivityWatch(self._display, self._xauthority, order)
+        except xcffib.XcffibException as error:
+            self.close()
+            raise self._lost(error) from error
+        except BaseException:
+            self.close()
+            raise
 
     def skip(self, frames: int, raw_bytes: int) -> None:
         """A screen is captured from now on, whatever was captured before."""
 
     def close(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
         if self._server is not None:
             self._shadow = np.zeros((0, 0), np.uint32)
             self._server.close()
@@ -78,8 +102,13 @@ class X11Source:
         assert self._server is not None, "open() comes first"
         keyframe, refusals = True, 0
         next_tick = time.monotonic()
+        if self._watch is not None:
+            self._watch.skip()  # what happened since open() was before the recording
         while True:
-            keyframe = control.wait_while_paused() or keyframe
+            if control.wait_while_paused():
+                keyframe = True
+                if self._watch is not None:
+                    self._watch.skip()
             control.check()
             try:
                 at = now()
@@ -95,8 +124,30 @@ class X11Source:
                 raise self._lost(error) from error
             for payload in payloads:
                 emit(payload, at)
+            self._look_around(self._server, emit, control)
             next_tick = max(next_tick + 1 / self._fps, time.monotonic())
-            control.stopped.wait(next_tick - time.monotonic())
+            self._wait(next_tick, emit, control)
+
+    def _wait(self, until: float, emit: Emit, control: Control) -> None:
+        """Until the next picture is due; activity is looked at ten times a second all the same."""
+        while (rest := until - time.monotonic()) > 0:
+            if self._watch is None or rest <= LOOK_SECONDS:
+                control.stopped.wait(rest)
+                return
+            control.stopped.wait(LOOK_SECONDS)
+            if control.stopped.is_set() or control.interrupted or self._server is None:
+                return
+            self._look_around(self._server, emit, control)
+
+    def _look_around(self, server: Server, emit: Emit, control: Control) -> None:
+        if self._watch is None:
+            return
+        at = now()
+        entries = self._watch.look(at, time.monotonic(), (server.width, server.height))
+        if control.interrupted:
+            return  # some of it happened in a pause, and skip() comes next
+        for payload in encode_activity(entries):
+            emit(payload, at)
 
     def _lost(self, error: Exception) -> DisplayLost:
         return DisplayLost(

@@ -72,7 +72,7 @@ class Segment:
             raise OSError(ctypes.get_errno(), "shmget failed")
         address = _libc.shmat(identifier, None, 0)
         try:
-            _give_to(identifier, _server_uid(connection))
+            _give_to(identifier, server_uid(connection))
             shm.AttachChecked(self.id, identifier, False).check()
         except xcffib.XcffibException:
             _libc.shmdt(address)
@@ -92,7 +92,7 @@ class Segment:
             self._address = None
 
 
-def _server_uid(connection: Any) -> int | None:
+def server_uid(connection: Any) -> int | None:
     """The X server's user; None when it is not on this machine's sockets."""
     peer = socket.socket(fileno=os.dup(connection.get_file_descriptor()))
     with peer:

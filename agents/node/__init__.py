@@ -1,0 +1,1 @@
+"""Nodes: the manager of all, and what runs on each of them."""

@@ -1,0 +1,1 @@
+"""Node management: registrations, health, pools, maintenance, work and payouts, as events."""

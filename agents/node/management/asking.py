@@ -1,0 +1,82 @@
+"""A command to node management, and its answer.
+
+LucidError
+├── CommandRefused    the manager did not do it; says why
+└── NoAnswer          no manager answered within the time; it may still do it
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+from uuid import uuid4
+
+from agents.platform.contract import ensure_contract, load_contract
+from agents.platform.listening import listening
+from agents.platform.producer import Producer
+from agents.platform.settings import Settings
+from schemas.canonical import encode
+from schemas.errors import LucidError
+from schemas.node_commands import NodeCommand
+from schemas.node_events import LifecycleEvent, NodeCommandDone, NodeCommandRefused
+from schemas.node_states import NodeRefused
+
+WAIT = 15.0
+
+
+class CommandRefused(LucidError):
+    """The manager did not carry the command out."""
+
+    def __init__(self, what: str, *, cause: str) -> None:
+        super().__init__(what)
+        self.cause = cause
+
+
+class NoAnswer(LucidError):
+    """Nobody answered."""
+
+    exit_status = 75  # EX_TEMPFAIL of sysexits.h
+
+
+def make_command(action: str, **fields: Any) -> NodeCommand:
+    """A command of its own id; raises InvalidModel or a ValidationError."""
+    return NodeCommand.model_validate({"id": str(uuid4()), "action": action, **fields})
+
+
+async def ask(settings: Settings, command: NodeCommand, seconds: float = WAIT) -> None:
+    """Send a command and wait until it is done. Raises CommandRefused, NoAnswer, Transient."""
+    await ensure_contract(settings)
+    contract = load_contract(settings)
+    topic = contract.topic("node.commands").full_name
+    async with (
+        listening(settings, contract, "node.lifecycle") as poll,
+        Producer(settings, contract.limits) as producer,
+    ):
+        await producer.send(topic, encode(command), key=command.about.encode())
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            for record in await poll(min(left, 1.0)):
+                if (b"ce_correlationid", command.id.encode()) not in [
+                    (name.encode(), value) for name, value in record.headers
+                ]:
+                    continue
+                data = LifecycleEvent.from_kafka(record.key, record.headers, record.value).data
+                if isinstance(data, NodeCommandDone):
+                    return
+                if isinstance(data, NodeCommandRefused):
+                    raise CommandRefused(f"refused: {data.reason}", cause=data.code)
+    raise NoAnswer(
+        f"no manager answered {command.action} of {command.about} within {seconds:g} s",
+        hint="Start one with `lucid run node-management`; it does then what is in the topic",
+    )
+
+
+def order(action: str, **fields: Any) -> NodeCommand:
+    """Make a command, have it carried out, and return it."""
+    try:
+        command = make_command(action, **fields)
+    except ValueError as error:
+        raise NodeRefused("BadCommand", f"the command {action} is not valid: {error}") from error
+    asyncio.run(ask(Settings.load(), command))
+    return command

@@ -1,0 +1,1 @@
+"""Services of remote desktops: servers, their processes, their sessions."""

@@ -1,0 +1,1 @@
+"""The controller: desktop sessions, their connections and their recordings."""

@@ -1,0 +1,190 @@
+"""Recordings of desktops: commands to this host's recorder, its answers, its signs of life.
+
+    recording = await recordings.start(command_id, …)      raises NotRecorded
+    await recordings.stop(recording, reason)               whether the recorder did
+    recordings.watch(recording); recordings.silent(recording) -> seconds
+
+Answers are events of `session.events` with the command's id as correlation id. A recording
+that begins although nobody waits for it any more is stopped again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+import structlog
+
+from agents.platform.producer import Producer
+from agents.platform.retry import Transient
+from agents.rdp.controller.errors import NotRecorded, RecorderRefused, RecorderSilent
+from agents.rdp.controller.settings import ControllerSettings
+from schemas.canonical import encode
+from schemas.commands import RecorderCommand
+from schemas.events import (
+    CommandDone,
+    CommandRefused,
+    SessionAbandoned,
+    SessionClosed,
+    SessionEvent,
+    SessionHeartbeat,
+    SessionIncomplete,
+)
+from schemas.sessions import new_session_id
+
+log = structlog.get_logger(__name__)
+
+AT_ONCE = 16  # starts that wait for the recorder; it opens one display after the other
+STOP_SECONDS = 6.0  # for a recorder to close a recording
+MAX_GIVEN_UP = 10_000
+Ended = Callable[[str, str], None]
+
+
+class Recordings:
+    """This host's recordings of desktops. ended: called with a watched one that has ended."""
+
+    def __init__(
+        self, producer: Producer, topic: str, host: str, section: ControllerSettings,
+        *, clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        self._producer, self._topic, self._host = producer, topic, host
+        self._section, self._clock = section, clock
+        self._waiting: dict[str, asyncio.Future[CommandDone]] = {}
+        self._given_up: OrderedDict[str, None] = OrderedDict()
+        self._heard: dict[str, float] = {}
+        self._stopping: set[str] = set()
+        self._room = asyncio.Semaphore(AT_ONCE)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._deaf_until = 0.0
+        self.ended: Ended = lambda recording, reason: None
+
+    # -- commands ------------------------------------------------------------------------------
+
+    async def start(self, command_id: str, display: str, xauthority: str, owner: str) -> str:
+        """Have a display recorded; its session. Raises NotRecorded.
+
+        The same id again starts nothing twice: the recorder knows what it has carried out.
+        """
+        command = RecorderCommand(
+            id=command_id, host=self._host, action="start", display=display,
+            xauthority=xauthority, owner=owner, project=self._section.project,
+        )  # fmt: skip
+        async with self._room:
+            try:
+                done = await self._ask(command, self._section.start_within)
+            except NotRecorded:
+                self._give_up(command_id)
+                raise
+        self.watch(done.session)
+        return done.session
+
+    async def stop(self, recording: str, reason: str) -> bool:
+        """Have a recording closed; whether it is."""
+        self._stopping.add(recording)
+        command = RecorderCommand(
+            id=str(new_session_id()), host=self._host, action="stop", session=recording,
+            reason=reason[:500] or "the session ended",
+        )  # fmt: skip
+        try:
+            await self._ask(command, STOP_SECONDS)
+        except NotRecorded as error:
+            log.warning("a recording was not closed", recording=recording, error=error)
+            return False
+        finally:
+            self.forget(recording)
+        return True
+
+    async def _ask(self, command: RecorderCommand, seconds: float) -> CommandDone:
+        answer: asyncio.Future[CommandDone] = asyncio.get_running_loop().create_future()
+        self._waiting[command.id] = answer
+        try:
+            async with asyncio.timeout(seconds):
+                while True:
+                    await self._send(command)
+                    # A recorder that was being started did not hear it the first time.
+                    await asyncio.wait([answer], timeout=max(seconds / 3, 0.2))
+                    if answer.done():
+                        return answer.result()
+        except TimeoutError:
+            raise RecorderSilent(
+                f"the recorder of {self._host} did not {command.action} within {seconds:g} s",
+                hint="Start it with `lucid run recorder`, and look whether the broker answers",
+            ) from None
+        finally:
+            self._waiting.pop(command.id, None)
+            if answer.done() and not answer.cancelled():
+                answer.exception()
+
+    async def _send(self, command: RecorderCommand) -> None:
+        try:
+            await self._producer.send(self._topic, encode(command), key=command.host.encode())
+        except Transient as error:
+            log.warning("a command to the recorder is sent again", error=error)
+
+    def _give_up(self, command_id: str) -> None:
+        self._given_up[command_id] = None
+        if len(self._given_up) > MAX_GIVEN_UP:
+            self._given_up.popitem(last=False)
+
+    # -- what the recorder says ------------------------------------------------------------------
+
+    def heard(self, event: SessionEvent) -> None:
+        """An event of `session.events`."""
+        data = event.data
+        if isinstance(data, CommandDone | CommandRefused) and data.host == self._host:
+            self._answered(event.correlation, data)
+        elif isinstance(data, SessionHeartbeat) and data.session in self._heard:
+            self._heard[data.session] = self._clock()
+        elif (
+            isinstance(data, SessionClosed | SessionAbandoned | SessionIncomplete)
+            and data.session in self._heard
+            and data.session not in self._stopping
+        ):
+            reason = getattr(data, "reason", "records are missing")
+            self.forget(data.session)
+            self.ended(data.session, str(reason))
+
+    def _answered(self, command_id: str, data: CommandDone | CommandRefused) -> None:
+        answer = self._waiting.get(command_id)
+        if answer is not None and not answer.done():
+            if isinstance(data, CommandDone):
+                answer.set_result(data)
+            else:
+                answer.set_exception(RecorderRefused(data.reason[:400]))
+        elif command_id in self._given_up and isinstance(data, CommandDone):
+            # It came too late: the desktop was refused, or goes on with another recording.
+            del self._given_up[command_id]
+            if data.action == "start":
+                task = asyncio.create_task(self._stop_late(data.session))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    async def _stop_late(self, recording: str) -> None:
+        await self.stop(recording, "nobody waited for this recording any more")
+
+    # -- signs of life -----------------------------------------------------------------------------
+
+    def watch(self, recording: str) -> None:
+        """Expect signs of life from now on."""
+        self._heard.setdefault(recording, self._clock())
+
+    def forget(self, recording: str) -> None:
+        """Expect none any more."""
+        self._heard.pop(recording, None)
+        self._stopping.discard(recording)
+
+    def deaf(self) -> None:
+        """Nothing can be heard now: silence counts from here on."""
+        self._deaf_until = self._clock()
+
+    def silent(self, recording: str) -> float:
+        """Seconds without a sign of a recording; 0 for one that is not watched."""
+        heard = self._heard.get(recording)
+        return 0.0 if heard is None else self._clock() - max(heard, self._deaf_until)
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)

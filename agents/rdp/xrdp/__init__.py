@@ -1,0 +1,1 @@
+"""Keeps the xrdp processes of this host as they shall be."""
