@@ -10,6 +10,7 @@ STAMP := $(VENV)/.installed
 WORKERS ?= 3
 
 include packages.mk
+include containers.mk
 
 .PHONY: help
 help: ## show the targets

@@ -42,17 +42,20 @@ class CannotApply(ContractError):
 
 def load_contract(settings: Settings) -> Contract:
     """The contract in force, with the settings' prefix; raises ContractError."""
-    if settings.topics_file is not None:
-        path = settings.topics_file
-        try:
-            text = path.read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ContractError(
-                f"cannot read {path}: {error}", hint="LUCID_TOPICS_FILE names the contract"
-            ) from error
-    else:
-        text = _built_in()
-    return parse_contract(text, settings.topic_prefix)
+    return parse_contract(contract_text(settings), settings.topic_prefix)
+
+
+def contract_text(settings: Settings) -> str:
+    """The contract in force as it is written; raises ContractError."""
+    path = settings.topics_file
+    if path is None:
+        return _built_in()
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ContractError(
+            f"cannot read {path}: {error}", hint="LUCID_TOPICS_FILE names the contract"
+        ) from error
 
 
 def _built_in() -> str:

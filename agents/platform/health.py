@@ -15,6 +15,7 @@ The port in use stands in HOME/run/SERVICE-PID.json while the service runs.
 
 LucidError
 ├── PortTaken         the health port is in use
+├── HomeUnwritable    the folder of the setting LUCID_HOME cannot be written to
 └── Transient
     └── DiskFull      less free space than `min_free`
 """
@@ -55,6 +56,12 @@ class PortTaken(LucidError):
     """The health and metrics port cannot be listened on."""
 
     exit_status = 78
+
+
+class HomeUnwritable(LucidError):
+    """A service cannot write to its home folder."""
+
+    exit_status = 73  # EX_CANTCREAT of sysexits.h
 
 
 class DiskFull(Transient):
@@ -207,6 +214,7 @@ class Health:
             error = hide(str(found) or type(found).__name__)
             code = found.code if isinstance(found, LucidError) else type(found).__name__
         seconds = round(time.perf_counter() - start, 6)
+        self.metrics.checked(name, not code)
         return Result(name, not code, seconds, error, code, advisory)
 
 
@@ -246,10 +254,16 @@ def _without_name(result: Result) -> dict[str, object]:
 def announced(folder: Path, service: str, port: int) -> Iterator[None]:
     """The port in use stands in a file of `folder` meanwhile."""
     path = folder / f"{service}-{os.getpid()}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
-    part.write_text(json.dumps({"service": service, "pid": os.getpid(), "port": port}))
-    part.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps({"service": service, "pid": os.getpid(), "port": port}))
+        part.replace(path)
+    except OSError as error:
+        raise HomeUnwritable(
+            f"cannot write to {folder} ({error.strerror})",
+            hint="Set LUCID_HOME to a folder, or a volume, that this user can write to",
+        ) from error
     try:
         yield
     finally:

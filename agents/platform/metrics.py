@@ -11,6 +11,7 @@ say) have two registries and do not meet.
     metrics.expired(topic, partition, n) .log_start(topic, partition, begin, finished)
     metrics.held(bytes)                  .handling(topic) -> context manager that times
     metrics.read(topic, partition, next_offset)
+    metrics.checked(name, ok)            what a health check found
     metrics.exposition() -> bytes        what /metrics answers
 """
 
@@ -88,6 +89,10 @@ class Metrics:
         self._held = Gauge(
             "lucid_held_bytes", "Bytes of records in memory", ["service"], registry=registry
         )
+        self._checks = Gauge(
+            "lucid_check_ok", "Whether a health check passed when it was last made",
+            ["service", "check"], registry=registry,
+        )  # fmt: skip
         self._seconds = Histogram(
             "lucid_record_seconds", "Handling of a record, or a batch of them, retries included",
             ["service", "topic"], registry=registry,
@@ -150,6 +155,10 @@ class Metrics:
     def held(self, size: int) -> None:
         """Show how many bytes of records are in memory."""
         self._held.labels(self.service).set(size)
+
+    def checked(self, name: str, ok: bool) -> None:
+        """Show what a health check found."""
+        self._checks.labels(self.service, name).set(int(ok))
 
     def handling(self, topic: str) -> AbstractContextManager[object]:
         """Times the handling of one record."""

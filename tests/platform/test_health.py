@@ -17,6 +17,7 @@ from agents.platform.health import (
     DiskFull,
     Health,
     HealthServer,
+    HomeUnwritable,
     PortTaken,
     free_disk,
 )
@@ -177,6 +178,29 @@ async def test_the_port_stands_in_a_file_while_it_listens(health: Health, tmp_pa
         assert facts == {"service": "storage", "pid": os.getpid(), "port": server.port}
         assert server.port != 0
     assert list(folder.iterdir()) == []
+
+
+async def test_a_folder_that_cannot_be_written_to_is_named(health: Health, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    place = tmp_path / "file" / "run"
+    with pytest.raises(HomeUnwritable, match=rf"cannot write to {place} \(Not a directory\)"):
+        async with HealthServer(health, bind="127.0.0.1", port=0, folder=place):
+            pass
+
+
+async def test_what_checks_found_is_a_metric(health: Health, get: Get) -> None:
+    async def ill() -> None:
+        raise DiskFull("full")
+
+    async def well() -> None:
+        pass
+
+    health.add("disk", ill)
+    health.add("catalog", well)
+    await get("/health/ready")
+    _, text = await get("/metrics")
+    assert 'lucid_check_ok{check="disk",service="storage"} 0.0' in text
+    assert 'lucid_check_ok{check="catalog",service="storage"} 1.0' in text
 
 
 async def test_a_taken_port_says_which_variable_to_set(

@@ -1,0 +1,1 @@
+"""Lucid in containers: what they are, their secrets, their rights, and how they are checked."""

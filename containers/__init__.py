@@ -1,0 +1,1 @@
+"""Builds Lucid's images: `python -m containers build`. docs/containers.md says how and why."""
