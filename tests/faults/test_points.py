@@ -62,6 +62,8 @@ def commit_while_progress_is_held(scene: Scene, point: str) -> None:
     scene.judge_sealed(scene.sessions[:1])
 
 
+AT_ONCE = 10
+"""More of them only wait for each other to start."""
 ACTS: dict[str, tuple[str, Callable[[Scene, str], None], str]] = {
     **{f"recorder at {name}": ("recorder", recorder_dies, name) for name in RECORDER},
     **{f"processor at {name}": ("processor", processor_dies, name) for name in PROCESSOR},
@@ -79,7 +81,7 @@ ACTS: dict[str, tuple[str, Callable[[Scene, str], None], str]] = {
 def acts(
     stack: Stack, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Future[list[tuple[str, str]]]]]:
-    """All scenes, played at the same time; what each passed, or failed with."""
+    """All scenes, AT_ONCE of them at a time; what each passed, or failed with."""
     folder = tmp_path_factory.mktemp("scenes")
 
     def play(number: int, room: str, act: Callable[[Scene, str], None], point: str):  # type: ignore[no-untyped-def]
@@ -90,7 +92,7 @@ def acts(
         finally:
             scene.close()
 
-    with ThreadPoolExecutor(len(ACTS)) as pool:
+    with ThreadPoolExecutor(AT_ONCE) as pool:
         yield {name: pool.submit(play, n, *act) for n, (name, act) in enumerate(ACTS.items())}
 
 
