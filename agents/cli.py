@@ -8,6 +8,7 @@ import typer
 
 from agents.auditor import activity_commands, audit_commands
 from agents.auditor import commands as auditor
+from agents.load.commands import load
 from agents.node.agent.commands import register_node
 from agents.node.management import commands as nodes
 from agents.node.management import payout_commands, pool_commands
@@ -54,6 +55,7 @@ app.add_typer(nodes.app, name="node", help="Nodes, their pools, their work")
 app.add_typer(rdp.app, name="rdp", help="Desktops that are recorded: RDP servers")
 app.add_typer(rdp_sessions.app, name="rdp-sessions", help="Desktop sessions: list, end them")
 app.command("record")(recorder.record)
+app.command("load")(load)
 app.command("run")(run)
 app.command("scrub")(storage.scrub)
 app.command("verify")(auditor.verify)

@@ -27,7 +27,9 @@ OUT = Path(__file__).parent / "data"
 MOST = 900_000  # bytes of a file
 SIZE = "1280x720"
 LEVEL = 19
-SCROLL = "find /usr/lib /usr/share -name '*.*' | while read -r line; do echo $line; sleep 0.01; done"
+SCROLL = (
+    "find /usr/lib /usr/share -name '*.*' | while read -r line; do echo $line; sleep 0.01; done"
+)
 LETTER = (
     "Dear Ms Lovelace,\n\nplease find the minutes of last week below. The board has agreed to "
     "the budget for the second quarter, and asks for a list of open risks.\n\n"

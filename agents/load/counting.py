@@ -74,16 +74,19 @@ def count(session: str, sent: int, stored: Stored) -> Verdict:
     covered, overlap = _union(stored.spans)
     absent = _minus(Span(0, sent), covered)
     within, _ = _union(stored.missing)
-    ranges = sorted(absent + [hit for one in within for hit in _cut(one, covered, sent)])
-    lost = sum(one.end - one.first for one in ranges)
-    listed = sum(one.end - one.first for one in within)
-    # A manifest lists no more than a thousand runs; chunks count all.
-    lost += max(0, stored.missing_count - listed)
+    listed = [hit for one in within for hit in _cut(one, covered, sent)]
+    ranges = sorted(absent + listed)
+    # A manifest lists no more than a thousand runs, and an open session has none; chunks count all.
+    lost = _total(absent) + max(_total(listed), stored.missing_count)
     unknown = sum(max(0, one.end - max(one.first, sent)) for one in covered)
     return Verdict(
         session, sent, min(lost, sent), overlap, unknown, stored.next_seq is not None,
         stored.conflicts, tuple(ranges[:MOST_RANGES]),
     )  # fmt: skip
+
+
+def _total(spans: Iterable[Span]) -> int:
+    return sum(one.end - one.first for one in spans)
 
 
 def _union(spans: Iterable[Span]) -> tuple[list[Span], int]:

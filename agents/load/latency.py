@@ -55,6 +55,9 @@ class Latencies:
 def _summary(histogram: HdrHistogram) -> Summary | None:
     if histogram.get_total_count() == 0:
         return None
-    values = [histogram.get_value_at_percentile(one) / 1e6 for one in PERCENTILES]
     most = histogram.get_max_value() / 1e6
-    return Summary(histogram.get_total_count(), *(min(one, most) for one in values), most)
+    # A bucket's upper end may lie beyond the greatest value that is in it.
+    p50, p90, p99, p999 = (
+        min(most, histogram.get_value_at_percentile(one) / 1e6) for one in PERCENTILES
+    )
+    return Summary(histogram.get_total_count(), p50, p90, p99, p999, most)

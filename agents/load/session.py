@@ -17,6 +17,7 @@ from schemas.notes import Commitment, Signer
 from schemas.sessions import new_session_id
 
 CODEC = "screen/1"
+SEALING = Sealing(cut_bytes=8 * 1024**2, cut_us=10_000_000, level=3)
 REASON = "end of the load"
 
 
@@ -30,7 +31,6 @@ class Identity:
     project: str
     owner: str
     content: str
-    sealing: Sealing = Sealing(cut_bytes=8 * 1024**2, cut_us=10_000_000, level=3)
 
 
 class LoadSession:
@@ -58,7 +58,7 @@ class LoadSession:
             key=base64.b64encode(wrap(data_key, identity.recipients)).decode(),
             recipients=list(identity.recipients), codec=CODEC,
             source={"type": "load", "content": identity.content}, host=identity.host,
-            owner=identity.owner, project=identity.project, sealing=identity.sealing,
+            owner=identity.owner, project=identity.project, sealing=SEALING,
         )  # fmt: skip
 
     @property
