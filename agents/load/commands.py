@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Coroutine
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
+import uvloop
 from pydantic import ByteSize, TypeAdapter, ValidationError
 from rich.console import Console
 from rich.live import Live
@@ -25,6 +27,7 @@ from agents.platform.output import AsJson, errors, print_json, quiet, say
 from agents.platform.settings import Settings
 from schemas.errors import LucidError
 
+Result = TypeVar("Result")
 OBJECTIVE = 2.0
 SHOW_SECONDS = 0.5
 
@@ -87,12 +90,17 @@ def load(
     settings = Settings.load()
     quiet()
     if find_limit:
-        asyncio.run(_limit(settings, order, most, report, as_json))
+        _run(_limit(settings, order, most, report, as_json))
         return
-    found = asyncio.run(_one(settings, order, live=not as_json))
+    found = _run(_one(settings, order, live=not as_json))
     _tell(found, report, as_json)
     if not found.good:
         raise LoadFailed(f"{found.outcome}: {'; '.join(found.problems[:3])}")
+
+
+def _run(work: Coroutine[Any, Any, Result]) -> Result:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(work)
 
 
 def _tell(found: Report, folder: Path | None, as_json: bool) -> None:

@@ -1,9 +1,9 @@
 """Screen content that was recorded of real programs, made long enough to be sent for hours.
 
 A file is zstd of a chunk's plaintext. Sent again and again as it is, it would compress far
-better than a screen does: zstd finds in its window what it had a lap ago. So each lap has other
-colours: all bytes of its pixels are XORed with the lap's own, which leaves every repetition
-within a lap where it was, and none between two.
+better than a screen does: zstd finds in its window what it had a lap ago. So each lap is mirrored
+another way and has other colours (all bytes of its pixels are XORed with the lap's own), which
+leaves what repeats within a lap, and hardly anything between two.
 
 LucidError
 └── ContentError      a file cannot be read, or there is none of that name
@@ -78,16 +78,19 @@ def load_content(
     updates = _grouped([_items(payload) for payload in _read(path, name)], record_bytes)
     source = random.Random(f"content {seed}")
     payloads: list[bytes] = []
+    size, turn = _screen(updates), 0
     while updates:
-        lap = len(payloads)
+        lap, turn = len(payloads), 0 if not payloads else turn + 1
         colour = bytes(3) if not payloads else source.randbytes(3)
         for number, items in enumerate(updates):
-            found = [_recoloured(one, colour) if isinstance(one, Rect) else one for one in items]
+            found = [
+                _changed(one, size, turn, colour) if isinstance(one, Rect) else one for one in items
+            ]
             whole = number == 0 and isinstance(found[0], Size)
             payloads += encode_update([*found, *_noise(found, noise, source)], keyframe=whole)
-        size = sum(map(len, payloads))
+        total = sum(map(len, payloads))
         laps = len(payloads) // (len(payloads) - lap)
-        if size >= min(need, 2 << WINDOW_LOG) or laps >= MAX_LAPS:
+        if total >= min(need, 2 << WINDOW_LOG) or laps >= MAX_LAPS:
             break
     return Content(name, tuple(payloads), _compressed(payloads))
 
@@ -134,15 +137,28 @@ def _grouped(updates: Iterable[list[Item]], least: int) -> list[list[Item]]:
     return groups
 
 
-def _recoloured(rect: Rect, colour: bytes) -> Rect:
+def _screen(updates: Iterable[list[Item]]) -> Size:
+    """The largest screen that there is; raises ContentError."""
+    found = [one for items in updates for one in items if isinstance(one, Size)]
+    if not found:
+        raise ContentError("the content never says how large its screen is", hint="Record it anew")
+    return max(found, key=lambda one: one.width * one.height)
+
+
+def _changed(rect: Rect, screen: Size, turn: int, colour: bytes) -> Rect:
+    """A rectangle in a lap's colours, on a screen that is mirrored: bit 0 across, bit 1 down."""
     if not any(colour):
         return rect
     planes = rect.planes() ^ np.frombuffer(colour, np.uint8)[:, None, None]
+    x, y = rect.x, rect.y
+    if turn & 1:
+        planes, x = planes[:, :, ::-1], max(0, screen.width - x - rect.width)
+    if turn & 2:
+        planes, y = planes[:, ::-1], max(0, screen.height - y - rect.height)
     plain = planes.tobytes()
     packed: bytes = lz4.block.compress(plain, store_size=False)
     small = len(packed) < len(plain)
-    return Rect(rect.x, rect.y, rect.width, rect.height, LZ4 if small else RAW,
-                packed if small else plain)  # fmt: skip
+    return Rect(x, y, rect.width, rect.height, LZ4 if small else RAW, packed if small else plain)
 
 
 def _noise(items: Sequence[Item], share: float, source: random.Random) -> list[Rect]:

@@ -149,16 +149,18 @@ def slopes(samples: Sequence[Sample]) -> dict[str, float]:
 
 def show(report: Report, console: Console) -> None:
     """For people: problems first, then counts, then figures."""
-    console.print(report.title(), style="" if report.good else "bold red", markup=False)
+    style = "" if report.good else "bold red"
+    console.print(report.title(), style=style, markup=False, soft_wrap=True)
     for one in report.problems[1:] if not report.good else report.problems:
-        console.print(f"  {one}", style="red", markup=False)
+        console.print(f"  {one}", style="red", markup=False, soft_wrap=True)
     if report.outcome is Outcome.REFUSED:
         return
     counts = report.counts
     console.print(
         f"{counts.sent} records sent, {counts.confirmed} confirmed, {counts.stored} stored, "
         f"{counts.lost} lost, {counts.duplicated} stored twice; "
-        f"{report.confirmed_rate / 1e6:.2f} MB/s"
+        f"{report.confirmed_rate / 1e6:.2f} MB/s",
+        soft_wrap=True,
     )
     table = Table(box=None, pad_edge=False)
     for heading in ("seconds from the intended time", "p50", "p90", "p99", "p99.9", "most", "of"):

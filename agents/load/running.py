@@ -150,6 +150,11 @@ async def _report(
         problems.append(f"nobody knows what was stored: {error}")
     problems += driver.problems
     problems += [f"{name} ended during the run" for name in watch.gone]
+    if counts.lost and watch.samples:
+        problems += [
+            f"no {name} has ever committed anything on this broker: does one run?"
+            for name, lag in watch.samples[-1].lag.items() if lag is None
+        ]  # fmt: skip
     if problems:
         with contextlib.suppress(OSError):
             problems += await complaints(settings)
