@@ -68,7 +68,7 @@ async def run_load(
             load_signer(settings, "recorder"), load_recipients(settings), settings.host,
             order.project, run, content.name,
         )  # fmt: skip
-        producer = Producer(settings, contract.limits)
+        producer = _producer(settings, contract)
         await producer.start()
     except LucidError as error:
         return Report(run, Outcome.REFUSED, [str(error)], Counts(), asdict(order))
@@ -76,6 +76,16 @@ async def run_load(
         return await _begun(settings, order, content, identity, contract, producer, on_begun)
     finally:
         await producer.stop()
+
+
+def _producer(settings: Settings, contract: Contract) -> Producer:
+    """One for all sessions, where every host has its own: so its batches are as large as may be.
+
+    While a partition's batch is full, whoever has the next record for it waits.
+    """
+    names = (contract.topic(name).full_name for name in ("session.frames", "session.events"))
+    limits = {name: contract.limits[name] for name in names}
+    return Producer(settings, limits, batch_bytes=max(limits.values()))
 
 
 async def _begun(
