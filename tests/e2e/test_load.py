@@ -30,6 +30,12 @@ def _load(lucid: Installation, *arguments: str) -> tuple[int, dict[str, Any], st
     return done.returncode, json.loads(done.stdout), done.stderr.decode()
 
 
+@pytest.fixture(scope="module")
+def own(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Installation:
+    """One without services."""
+    return install(tmp_path_factory.mktemp("load"), stack)
+
+
 def test_what_is_sent_is_what_is_stored(lucid: Installation, tmp_path: Path) -> None:
     status, report, _ = _load(
         lucid, *SHORT, "--arrival", "random", "--content", "text", "--project", "load-test",
@@ -99,8 +105,7 @@ def test_the_limit_is_searched_for(lucid: Installation) -> None:
     assert "the objective is 0.01 s" in told
 
 
-def test_a_full_disk_is_named(stack: Stack, tmp_path: Path) -> None:
-    own = install(tmp_path, stack)
+def test_a_full_disk_is_named(own: Installation, tmp_path: Path) -> None:
     own.start("processor")
     # Not ready from the start: no disk has as much room as is asked for.
     env = {**own.env, "LUCID_MIN_FREE": "1000TiB"}
@@ -120,29 +125,7 @@ def test_a_full_disk_is_named(stack: Stack, tmp_path: Path) -> None:
         own.stop("processor")
 
 
-def test_a_topic_with_wrong_limits_is_not_loaded(stack: Stack, tmp_path: Path) -> None:
-    own = install(tmp_path, stack)
-    asyncio.run(_narrow(stack.kafka, own.env["LUCID_TOPIC_PREFIX"] + "session.frames"))
-    status, report, told = _load(own, *SHORT)
-    assert (status, report["outcome"]) == (1, "not begun")
-    assert "max.message.bytes" in report["problems"][0]
-    assert report["counts"]["sent"] == 0
-    assert report["seconds_to_confirmed"] is None
-    assert "not begun" in told
-
-
-async def _narrow(kafka: str, topic: str) -> None:
-    admin = AIOKafkaAdminClient(bootstrap_servers=kafka)
-    await admin.start()
-    try:
-        wanted = {"max.message.bytes": "20000"}
-        await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, wanted)])
-    finally:
-        await admin.close()
-
-
-def test_a_broker_that_stands_still_ends_the_run(stack: Stack, tmp_path: Path) -> None:
-    own = install(tmp_path, stack)
+def test_a_broker_that_stands_still_ends_the_run(stack: Stack, own: Installation) -> None:
     (kafka,) = (one.pid for one in stack_api.status(stack.settings) if one.server == "kafka")
     assert kafka is not None
     process = subprocess.Popen(
@@ -175,8 +158,29 @@ async def _until_written(kafka: str, topic: str) -> None:
     await consumer.start()
     try:
         places = [TopicPartition(topic, number) for number in range(8)]
+        before = sum((await consumer.end_offsets(places)).values())
         async with asyncio.timeout(30):
-            while sum((await consumer.end_offsets(places)).values()) < 20:
+            while sum((await consumer.end_offsets(places)).values()) < before + 20:
                 await asyncio.sleep(0.1)
     finally:
         await consumer.stop()
+
+
+def test_a_topic_with_wrong_limits_is_not_loaded(stack: Stack, own: Installation) -> None:
+    asyncio.run(_narrow(stack.kafka, own.env["LUCID_TOPIC_PREFIX"] + "session.frames"))
+    status, report, told = _load(own, *SHORT)
+    assert (status, report["outcome"]) == (1, "not begun")
+    assert "max.message.bytes" in report["problems"][0]
+    assert report["counts"]["sent"] == 0
+    assert report["seconds_to_confirmed"] is None
+    assert "not begun" in told
+
+
+async def _narrow(kafka: str, topic: str) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka)
+    await admin.start()
+    try:
+        wanted = {"max.message.bytes": "20000"}
+        await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, wanted)])
+    finally:
+        await admin.close()
