@@ -19,6 +19,8 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from agents.platform import stack as stack_api
+from agents.platform.catalog import Catalog
+from agents.platform.settings import Settings
 from tests.conftest import Stack
 from tests.e2e.conftest import Installation, install
 
@@ -53,13 +55,17 @@ def test_what_is_sent_is_what_is_stored(lucid: Installation, tmp_path: Path) -> 
     assert {"load", "processor", "storage"} <= set(last["rss"])
     assert set(last["lag"]) == {"processor", "storage"}
     assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
-    found = [
-        lucid.lucid("sessions", "show", one["session"], "--json")
-        for one in lucid.lucid("sessions", "list", "--json")["sessions"]
-    ]
-    mine = [one for one in found if one["project"] == "load-test"]
+    mine = [one for one in asyncio.run(_manifests(lucid)) if one["project"] == "load-test"]
     assert [one["owner"] for one in mine] == [report["run"]] * 3
     assert lucid.lucid("verify", mine[0]["session"], "--json")
+
+
+async def _manifests(lucid: Installation) -> list[dict[str, Any]]:
+    settings = Settings.load(
+        home=lucid.home, mongo=lucid.env["LUCID_MONGO"], database=lucid.env["LUCID_DATABASE"]
+    )
+    async with Catalog(settings) as catalog:
+        return [json.loads(one["manifest"]) for one in await catalog.find("manifests")]
 
 
 def test_a_chunk_that_is_taken_away_is_lost_to_the_record(lucid: Installation) -> None:
