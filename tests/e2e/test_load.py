@@ -135,6 +135,8 @@ def test_a_full_disk_is_named(own: Installation, tmp_path: Path) -> None:
 def test_a_broker_that_stands_still_ends_the_run(stack: Stack, own: Installation) -> None:
     (kafka,) = (one.pid for one in stack_api.status(stack.settings) if one.server == "kafka")
     assert kafka is not None
+    again = threading.Timer(90, os.kill, (kafka, signal.SIGCONT))
+    again.start()
     process = subprocess.Popen(
         [sys.executable, "-m", "agents.cli", "load", "--sessions", "3", "--duration", "60",
          "--ramp", "0", "--patience", "2", "--json"],
@@ -144,8 +146,6 @@ def test_a_broker_that_stands_still_ends_the_run(stack: Stack, own: Installation
         # Records are on their way once the topic's files grow.
         asyncio.run(_until_written(stack.kafka, own.env["LUCID_TOPIC_PREFIX"] + "session.frames"))
         os.kill(kafka, signal.SIGSTOP)
-        again = threading.Timer(60, os.kill, (kafka, signal.SIGCONT))
-        again.start()
         out, told = process.communicate(timeout=60)
     finally:
         os.kill(kafka, signal.SIGCONT)
