@@ -8,8 +8,12 @@ import typer
 
 from agents.auditor import activity_commands, audit_commands
 from agents.auditor import commands as auditor
+<<<<<<< HEAD
 from agents.deployment import commands as deployment
 from agents.deployment.validate import commands as validating
+=======
+from agents.load.commands import load
+>>>>>>> w-load
 from agents.node.agent.commands import register_node
 from agents.node.management import commands as nodes
 from agents.node.management import payout_commands, pool_commands
@@ -56,6 +60,7 @@ app.add_typer(nodes.app, name="node", help="Nodes, their pools, their work")
 app.add_typer(rdp.app, name="rdp", help="Desktops that are recorded: RDP servers")
 app.add_typer(rdp_sessions.app, name="rdp-sessions", help="Desktop sessions: list, end them")
 app.command("record")(recorder.record)
+app.command("load")(load)
 app.command("run")(run)
 app.command("init")(deployment.init)
 app.add_typer(validating.app, name="validate", help="Check what runs in containers")

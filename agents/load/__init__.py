@@ -1,0 +1,1 @@
+"""`lucid load`: measures what a broker and the services behind it carry."""
