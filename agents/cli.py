@@ -8,12 +8,9 @@ import typer
 
 from agents.auditor import activity_commands, audit_commands
 from agents.auditor import commands as auditor
-<<<<<<< HEAD
 from agents.deployment import commands as deployment
 from agents.deployment.validate import commands as validating
-=======
 from agents.load.commands import load
->>>>>>> w-load
 from agents.node.agent.commands import register_node
 from agents.node.management import commands as nodes
 from agents.node.management import payout_commands, pool_commands
