@@ -9,7 +9,7 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from agents.platform.process_table import is_alive
 from schemas.canonical import Strict
@@ -29,6 +29,8 @@ from schemas.rdp_states import PROCESS_STEPS, SERVER_STEPS
 
 LEAST_BEATS = 3
 Data = TypeVar("Data", bound=Strict)
+Census: TypeAlias = Mapping[str, Sequence[str]]
+"""What there is, by its kind."""
 
 
 @dataclass
@@ -230,9 +232,7 @@ def alerts_over(told: Told) -> list[str]:
             if one.id not in ended]  # fmt: skip
 
 
-def differences(
-    before: Mapping[str, Sequence[str]], after: Mapping[str, Sequence[str]]
-) -> list[str]:
+def differences(before: Census, after: Census) -> list[str]:
     """What was not there before, by its kind."""
     return [
         f"{kind} left: {one}" for kind, found in after.items() for one in found
