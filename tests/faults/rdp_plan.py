@@ -38,7 +38,7 @@ class Step:
 
 SHORT = (
     Step("rdp-server-manager", "create", 0), Step("xrdp", "kill-xrdp", 0),
-    Step("rdp-controller", "come-and-go", 1), Step("rdp-monitor", "log-out", 1),
+    Step("rdp-controller", "log-out", 1), Step("rdp-monitor", "come-and-go", 0),
     Step("node-management", "nothing", 0),
 )  # fmt: skip
 """Each of the five once, for every run of the tests."""

@@ -122,9 +122,8 @@ class Gate:
     def keep_line(self, now: float) -> None:
         """Reach the controller again; without it for too long, do what the policy says."""
         if self.line.sock is None and now >= self.next_try:
-            self.line.connect(self.hello())
             self.next_try = now + AGAIN_SECONDS
-            if self.state == "ended" and self.line.sock is not None:
+            if self.line.connect(self.hello()) and self.state == "ended":
                 self.report_end()
         if now - self.heard < self.away or self.state not in ("asking", "notice", "running"):
             return
