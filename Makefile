@@ -63,6 +63,10 @@ faults: setup ## kill, cut and fill things by SEED for MINUTES, then compare eve
 	@$(BIN)/python -m tests.faults --seed $(or $(SEED),1) --minutes $(or $(MINUTES),10) \
 		--pause $(or $(PAUSE),4)
 
+.PHONY: faults-rdp
+faults-rdp: setup ## kill the RDP services by SEED for MINUTES while desktops are recorded (as root)
+	@$(BIN)/python -m tests.faults.rdp --seed $(or $(SEED),1) --minutes $(or $(MINUTES),5)
+
 .PHONY: docs
 docs: setup ## write docs/openapi.json and docs/asyncapi.json from the code
 	@$(BIN)/python docs/make.py

@@ -14,7 +14,7 @@ from rich.table import Table
 
 NAMES = (
     "sealing", "throughput", "memory", "capture", "recovery", "waiting", "audit", "reading",
-    "nodes", "monitor",
+    "nodes", "monitor", "rdp",
 )  # fmt: skip
 OUT = Path("bench/out")
 

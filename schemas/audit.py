@@ -27,6 +27,9 @@ from schemas.controls import Reason
 from schemas.envelope import Event, InvalidEvent
 from schemas.errors import FormatError
 from schemas.manifests import Count, Hex32
+from schemas.node_commands import NodeCommand
+from schemas.rdp_commands import ServerCommand
+from schemas.rdp_session_commands import RdpSessionCommand
 
 MAX_NAME = 300
 MAX_ROLES = 50
@@ -228,6 +231,24 @@ class ErasureBegun(Strict):
     record: Hex32
 
 
+class RdpServerOrdered(Strict):
+    """Somebody sent a command about an RDP server or a port. command: it, whole."""
+
+    command: ServerCommand
+
+
+class RdpSessionOrdered(Strict):
+    """Somebody sent a command about a desktop session. command: it, whole."""
+
+    command: RdpSessionCommand
+
+
+class NodeOrdered(Strict):
+    """Somebody sent a command about a node, a pool or a payout. command: it, whole."""
+
+    command: NodeCommand
+
+
 AUDIT_TYPES: dict[str, type[Strict]] = {
     "lucid.audit.letter_replayed.v1": LetterReplayed,
     "lucid.audit.letter_discarded.v1": LetterDiscarded,
@@ -244,6 +265,9 @@ AUDIT_TYPES: dict[str, type[Strict]] = {
     "lucid.audit.hold_set.v1": LegalHoldSet,
     "lucid.audit.hold_released.v1": LegalHoldReleased,
     "lucid.audit.erasure_begun.v1": ErasureBegun,
+    "lucid.audit.rdp_server_ordered.v1": RdpServerOrdered,
+    "lucid.audit.rdp_session_ordered.v1": RdpSessionOrdered,
+    "lucid.audit.node_ordered.v1": NodeOrdered,
 }
 
 

@@ -250,9 +250,28 @@ def _without_name(result: Result) -> dict[str, object]:
     return fields
 
 
+def _forget_killed(folder: Path, service: str) -> None:
+    """Remove the files of this service's processes that are not there any more."""
+    for path in folder.glob(f"{service}-*.json"):
+        number = path.stem.removeprefix(f"{service}-")
+        if number.isdigit() and not _runs(int(number)):
+            path.unlink(missing_ok=True)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # somebody else's
+    return True
+
+
 @contextlib.contextmanager
 def announced(folder: Path, service: str, port: int) -> Iterator[None]:
-    """The port in use stands in a file of `folder` meanwhile."""
+    """The port in use stands in a file of `folder` meanwhile; those of killed ones go."""
+    _forget_killed(folder, service)
     path = folder / f"{service}-{os.getpid()}.json"
     part = path.with_suffix(".part")
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import subprocess
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -201,6 +202,24 @@ async def test_what_checks_found_is_a_metric(health: Health, get: Get) -> None:
     _, text = await get("/metrics")
     assert 'lucid_check_ok{check="disk",service="storage"} 0.0' in text
     assert 'lucid_check_ok{check="catalog",service="storage"} 1.0' in text
+
+
+def ended_pid() -> int:
+    """The pid of a process that was there."""
+    with subprocess.Popen(["true"]) as ended:
+        return ended.pid
+
+
+async def test_the_file_of_a_killed_process_goes_and_no_other(
+    health: Health, tmp_path: Path
+) -> None:
+    pid = ended_pid()
+    others = [f"storage-{os.getppid()}.json", f"other-{pid}.json", "storage-x.json"]
+    for name in (f"storage-{pid}.json", *others):
+        (tmp_path / name).write_text("{}")
+    async with HealthServer(health, bind="127.0.0.1", port=0, folder=tmp_path):
+        pass
+    assert sorted(os.listdir(tmp_path)) == sorted(others)
 
 
 async def test_a_taken_port_says_which_variable_to_set(

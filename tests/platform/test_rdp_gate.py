@@ -248,6 +248,42 @@ def test_a_gate_comes_back_with_its_session_to_a_controller_that_is_started_agai
     assert scene.talk().hear("version")["session"] == "s-1"
 
 
+def test_whoever_logs_out_while_the_controller_is_away_waits_for_the_end_of_the_recording(
+    scene: Scene,
+) -> None:
+    """The X server that is being recorded would go with the gate."""
+    gate = scene.gate("sleep", "300")
+    talk = scene.talk()
+    talk.say(GO)
+    (child,) = until(lambda: children_of([gate.pid]))
+    place = scene.folder / "c.sock"
+    place.rename(scene.folder / "away")
+    talk.sock.close()
+    os.kill(child.pid, signal.SIGTERM)
+    until(lambda: not children_of([gate.pid]))
+    with pytest.raises(subprocess.TimeoutExpired):
+        gate.wait(1.5)
+    (scene.folder / "away").rename(place)
+    again = scene.talk()
+    assert again.hear("version")["session"] == "s-1"
+    ended = again.hear("ended")
+    assert (ended["code"], ended["reason"]) == ("logged_off", "the user's programs ended")
+    again.say(GO, {"bye": True})
+    assert gate.wait(10) == ended["ended"]
+
+
+@pytest.mark.parametrize("how", ["logged off", "x gone"])
+def test_who_has_logged_out_does_not_wait_for_ever(scene: Scene, how: str) -> None:
+    gate = scene.gate("sleep", "300")
+    talk = scene.talk()
+    talk.say({**GO, "away": 1.0 if how == "logged off" else 600.0})
+    (child,) = until(lambda: children_of([gate.pid]))
+    (scene.folder / "c.sock").unlink()
+    talk.sock.close()
+    os.kill(child.pid if how == "logged off" else scene.server.pid, signal.SIGTERM)
+    gate.wait(15)
+
+
 @pytest.mark.parametrize("asked", [False, True])
 def test_without_a_controller_a_session_ends_where_recording_is_required(
     scene: Scene, asked: bool

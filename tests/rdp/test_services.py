@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from agents.platform.answers import Answers
+from agents.platform.audit import AuditFailed, acting_user
 from agents.platform.contract import load_contract
 from agents.platform.ports import free_port, is_free
 from agents.platform.process_table import is_alive, marked
@@ -21,6 +22,7 @@ from agents.platform.settings import Settings
 from agents.platform.topic_reader import read_topic
 from agents.rdp.server_manager import commands
 from agents.rdp.xrdp.rendering import MARK
+from schemas.audit import RdpServerOrdered
 from schemas.canonical import encode
 from schemas.errors import LucidError
 from schemas.rdp_commands import ServerCommand
@@ -28,6 +30,7 @@ from schemas.rdp_config import ServerConfig
 from schemas.rdp_processes import ProcessRef
 from schemas.rdp_servers import ServerCommandDone, ServerCommandRefused, ServerEvent
 from schemas.sessions import new_session_id
+from tests.audited import FullDisk, orders, sent
 from tests.conftest import Stack
 from tests.e2e.conftest import Installation, install, wait_for
 from tests.rdp.xrdp.yard import can_run, open_folder
@@ -163,6 +166,27 @@ def test_a_server_from_creation_to_deletion_by_command(lucid: Installation) -> N
     assert "lucid rdp list" in rdp(lucid, "stop", str(new_session_id()), status=1)
     assert rdp(lucid, "block-port", str(port + 9)) == f"port {port + 9} is blocked\n"
     assert rdp(lucid, "unblock-port", str(port + 9), "--json")["port"] == port + 9
+    entries = asyncio.run(orders(settings_of(lucid)))
+    # Each command that was sent, also the ones that were refused, by whom and about what.
+    written = [encode(one.data.command) for one in entries
+               if isinstance(one.data, RdpServerOrdered)]  # fmt: skip
+    assert written == asyncio.run(sent(settings_of(lucid), "rdp.server.commands"))
+    assert {one.user for one in entries} == {acting_user()}
+    assert {server, f"port/{port + 9}"} <= {one.subject for one in entries}
+    first = entries[0].data
+    assert isinstance(first, RdpServerOrdered)
+    assert (first.command.action, first.command.owner) == ("create", "ada")
+    assert first.command.config is not None
+    assert first.command.config.devices.clipboard
+
+
+def test_no_command_is_sent_that_is_not_audited(
+    lucid: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "Audit", FullDisk)
+    before = asyncio.run(sent(settings_of(lucid), "rdp.server.commands"))
+    assert "the disk is full" in rdp(lucid, "create", "unseen", status=AuditFailed.exit_status)
+    assert asyncio.run(sent(settings_of(lucid), "rdp.server.commands")) == before
 
 
 async def test_commands_twice_in_another_order_and_nonsense(lucid: Installation) -> None:

@@ -18,7 +18,10 @@ from schemas.audit import (
     LegalHoldSet,
     LetterDiscarded,
     LetterReplayed,
+    NodeOrdered,
     ProjectionRebuilt,
+    RdpServerOrdered,
+    RdpSessionOrdered,
     ResourceRead,
     SessionExported,
     SessionReplayed,
@@ -32,11 +35,16 @@ from schemas.audit_chain import Place
 from schemas.canonical import Strict
 from schemas.envelope import InvalidEvent
 from schemas.events import SessionPaused, event_from_kafka
+from schemas.node_commands import NodeCommand
+from schemas.rdp_commands import ServerCommand
+from schemas.rdp_config import ServerConfig
+from schemas.rdp_session_commands import RdpSessionCommand
 
 ORIGIN = "session.frames/3/77"
 SESSION = "018bcfe5-6800-7000-8000-000000000001"
 
 
+NODE_COMMAND = "6f1d3c52-1c1e-4f0a-9d0e-3b6c1c9a7e10"
 CHAIN = "api/019b76da-a802-7000-8000-00000000c4a1"
 ACTS: list[Strict] = [
         LetterReplayed(origin=ORIGIN, letter=4, session=SESSION, offset=99, tries=2),
@@ -57,6 +65,13 @@ ACTS: list[Strict] = [
         LegalHoldReleased(session=SESSION, project=None, reason="closed"),
         ErasureBegun(session=SESSION, stage="content", scope="default", keep_days=30,
                      record="ab" * 32),
+        RdpServerOrdered(command=ServerCommand(
+            id=SESSION, action="create", server=SESSION, name="desk", config=ServerConfig()
+        )),
+        RdpSessionOrdered(command=RdpSessionCommand(
+            id=SESSION, host="desk", session=SESSION, action="terminate", reason="end of work"
+        )),
+        NodeOrdered(command=NodeCommand(id=NODE_COMMAND, action="approve", node="desk7")),
 ]  # fmt: skip
 
 

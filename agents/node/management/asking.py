@@ -12,10 +12,12 @@ import time
 from typing import Any
 from uuid import uuid4
 
+from agents.platform.audit import Audit
 from agents.platform.contract import ensure_contract, load_contract
 from agents.platform.listening import listening
 from agents.platform.producer import Producer
 from agents.platform.settings import Settings
+from schemas.audit import NodeOrdered
 from schemas.canonical import encode
 from schemas.errors import LucidError
 from schemas.node_commands import NodeCommand
@@ -53,6 +55,8 @@ async def ask(settings: Settings, command: NodeCommand, seconds: float = WAIT) -
         listening(settings, contract, "node.lifecycle") as poll,
         Producer(settings, contract.limits) as producer,
     ):
+        audit = Audit(producer, contract, host=settings.host)
+        await audit.record(NodeOrdered(command=command), command.about)
         await producer.send(topic, encode(command), key=command.about.encode())
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:

@@ -122,8 +122,9 @@ class Gate:
     def keep_line(self, now: float) -> None:
         """Reach the controller again; without it for too long, do what the policy says."""
         if self.line.sock is None and now >= self.next_try:
-            self.line.connect(self.hello())
             self.next_try = now + AGAIN_SECONDS
+            if self.line.connect(self.hello()) and self.state == "ended":
+                self.report_end()
         if now - self.heard < self.away or self.state not in ("asking", "notice", "running"):
             return
         if self.require and self.state == "asking":
@@ -268,8 +269,11 @@ class Gate:
 
     def report_end(self) -> None:
         told = {"ended": self.status, "code": self.code, "reason": self.reason}
-        self.state = "ended" if self.line.send(told) else "over"
-        self.kill_at = time.monotonic() + BYE_SECONDS
+        heard = self.line.send(told)
+        # Who closes the recording may be away: the X server stays for as long as a session would.
+        stays = heard or (self.code in ("logged_off", "told") and not self.x_gone)
+        self.state = "ended" if stays else "over"
+        self.kill_at = time.monotonic() + (BYE_SECONDS if heard else self.away)
 
     def refuse(self, reason: str) -> None:
         """Show why there is no desktop, for a while."""

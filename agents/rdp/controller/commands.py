@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from agents.platform.answers import Answers
+from agents.platform.audit import Audit
 from agents.platform.contract import ensure_contract, load_contract
 from agents.platform.output import AsJson, print_json, print_wide, quiet
 from agents.platform.producer import Producer
@@ -17,6 +18,7 @@ from agents.platform.settings import Settings
 from agents.platform.topic_reader import read_topic
 from agents.rdp.controller.errors import NoSuchSession
 from agents.rdp.controller.listing import Listing, Story
+from schemas.audit import RdpSessionOrdered
 from schemas.canonical import encode
 from schemas.errors import FormatError, LucidError
 from schemas.rdp_session_commands import RdpSessionCommand, SessionAction
@@ -145,6 +147,8 @@ async def _send(
         Producer(settings, contract.limits) as producer,
         Answers(settings, contract, "rdp.session.events", RdpSessionEvent) as answers,
     ):
+        audit = Audit(producer, contract, host=settings.host)
+        await audit.record(RdpSessionOrdered(command=command), command.session)
         await producer.send(topic, encode(command), key=command.session.encode())
         if not wait:
             return None

@@ -209,7 +209,7 @@ class Desktop(Ledger):
         recording = self.session.recording
         if recording is None or self.over or self.kept.end is not None:
             return
-        self._tools.recordings.forget(recording)
+        self._tools.recordings.lose(recording)
         if not is_alive(self.session.xorg):
             # The recorder may see that the display is gone before the gate does.
             self._recording(None, "stopped", error.code, one_line(str(error)))

@@ -5,7 +5,9 @@
     recordings.watch(recording); recordings.silent(recording) -> seconds
 
 Answers are events of `session.events` with the command's id as correlation id. A recording
-that begins although nobody waits for it any more is stopped again.
+that nobody waits for is stopped again, or it would keep the display from the next one: one
+that begins too late; one that a recorder begins which was killed and carries the same command
+out anew; one that was given up as lost and goes on.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import TypeVar
 
 import structlog
 
@@ -38,7 +41,8 @@ log = structlog.get_logger(__name__)
 
 AT_ONCE = 16  # starts that wait for the recorder; it opens one display after the other
 STOP_SECONDS = 6.0  # for a recorder to close a recording
-MAX_GIVEN_UP = 10_000
+REMEMBERED = 10_000
+Kept = TypeVar("Kept")
 Ended = Callable[[str, str], None]
 
 
@@ -53,6 +57,8 @@ class Recordings:
         self._section, self._clock = section, clock
         self._waiting: dict[str, asyncio.Future[CommandDone]] = {}
         self._given_up: OrderedDict[str, None] = OrderedDict()
+        self._begun: OrderedDict[str, str] = OrderedDict()  # recordings by their commands
+        self._lost: OrderedDict[str, None] = OrderedDict()
         self._heard: dict[str, float] = {}
         self._stopping: set[str] = set()
         self._room = asyncio.Semaphore(AT_ONCE)
@@ -75,8 +81,9 @@ class Recordings:
             try:
                 done = await self._ask(command, self._section.start_within)
             except NotRecorded:
-                self._give_up(command_id)
+                _remember(self._given_up, command_id, None)
                 raise
+        _remember(self._begun, command_id, done.session)
         self.watch(done.session)
         return done.session
 
@@ -123,11 +130,6 @@ class Recordings:
         except Transient as error:
             log.warning("a command to the recorder is sent again", error=error)
 
-    def _give_up(self, command_id: str) -> None:
-        self._given_up[command_id] = None
-        if len(self._given_up) > MAX_GIVEN_UP:
-            self._given_up.popitem(last=False)
-
     # -- what the recorder says ------------------------------------------------------------------
 
     def heard(self, event: SessionEvent) -> None:
@@ -137,6 +139,9 @@ class Recordings:
             self._answered(event.correlation, data)
         elif isinstance(data, SessionHeartbeat) and data.session in self._heard:
             self._heard[data.session] = self._clock()
+        elif isinstance(data, SessionHeartbeat) and data.session in self._lost:
+            del self._lost[data.session]
+            self._stop_soon(data.session)
         elif (
             isinstance(data, SessionClosed | SessionAbandoned | SessionIncomplete)
             and data.session in self._heard
@@ -153,13 +158,16 @@ class Recordings:
                 answer.set_result(data)
             else:
                 answer.set_exception(RecorderRefused(data.reason[:400]))
-        elif command_id in self._given_up and isinstance(data, CommandDone):
-            # It came too late: the desktop was refused, or goes on with another recording.
-            del self._given_up[command_id]
-            if data.action == "start":
-                task = asyncio.create_task(self._stop_late(data.session))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+        elif isinstance(data, CommandDone) and data.action == "start":
+            late = command_id in self._given_up
+            if late or self._begun.get(command_id, data.session) != data.session:
+                self._given_up.pop(command_id, None)
+                self._stop_soon(data.session)
+
+    def _stop_soon(self, recording: str) -> None:
+        task = asyncio.create_task(self._stop_late(recording))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _stop_late(self, recording: str) -> None:
         await self.stop(recording, "nobody waited for this recording any more")
@@ -175,6 +183,11 @@ class Recordings:
         self._heard.pop(recording, None)
         self._stopping.discard(recording)
 
+    def lose(self, recording: str) -> None:
+        """Expect none any more; should it go on all the same, it is stopped."""
+        self.forget(recording)
+        _remember(self._lost, recording, None)
+
     def deaf(self) -> None:
         """Nothing can be heard now: silence counts from here on."""
         self._deaf_until = self._clock()
@@ -188,3 +201,9 @@ class Recordings:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _remember(known: OrderedDict[str, Kept], key: str, value: Kept) -> None:
+    known[key] = value
+    if len(known) > REMEMBERED:
+        known.popitem(last=False)

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from rich.table import Table
 
 from agents.platform.answers import Answers
+from agents.platform.audit import Audit
 from agents.platform.catalog import Catalog, Document
 from agents.platform.contract import ensure_contract, load_contract
 from agents.platform.output import AsJson, print_json, print_wide, quiet
@@ -19,6 +20,7 @@ from agents.platform.producer import Producer
 from agents.platform.settings import Settings
 from agents.rdp.server_manager.keeper import SERVERS
 from agents.rdp.server_manager.ports import PORTS
+from schemas.audit import RdpServerOrdered
 from schemas.canonical import encode
 from schemas.errors import LucidError
 from schemas.rdp_commands import ServerAction, ServerCommand
@@ -250,6 +252,8 @@ async def _send(settings: Settings, command: ServerCommand, wait: float) -> Any:
     contract = load_contract(settings)
     topic = contract.topic("rdp.server.commands").full_name
     async with Producer(settings, contract.limits) as producer:
+        audit = Audit(producer, contract, host=settings.host)
+        await audit.record(RdpServerOrdered(command=command), command.key)
         if not wait:
             await producer.send(topic, encode(command), key=command.key.encode())
             return None

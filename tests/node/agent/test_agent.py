@@ -16,11 +16,16 @@ from agents.cli import app
 from agents.node.agent.agent import build
 from agents.node.agent.registering import NoAnswer, Node, RegistrationFailed, register
 from agents.node.agent.settings import NodeAgentSettings
+from agents.node.management import asking
+from agents.platform.audit import AuditFailed, acting_user
 from agents.platform.keys import init_keys, load_signer
 from agents.platform.service import Service, make_service, serve
+from schemas.audit import NodeOrdered
+from schemas.canonical import encode
 from schemas.errors import LucidError
 from schemas.node_events import MetricsTaken, WorkCounted
 from schemas.node_heartbeats import SLOT
+from tests.audited import FullDisk, orders, sent
 from tests.node.conftest import House, managing
 from tests.node.factories import signer
 
@@ -161,12 +166,31 @@ async def test_the_commands_from_registering_to_a_payout(house: House, lucid: An
         }  # fmt: skip
         assert "cancelled" in await lucid("payout", "list")
         assert "rejected" in await lucid("reject", name, "--reason", "sold")
+    entries = await orders(house.settings)
+    # Each command that was sent, and no other one: also the one that was refused.
+    written = [encode(one.data.command) for one in entries if isinstance(one.data, NodeOrdered)]
+    assert sorted(written) == sorted(await sent(house.settings, "node.commands"))
+    assert len(written) == len(entries) == 21
+    assert {one.user for one in entries} == {acting_user()}
+    assert {one.subject for one in entries} == {name, "north"}
+    last = entries[-1].data
+    assert isinstance(last, NodeOrdered)
+    assert (last.command.action, last.command.reason) == ("reject", "sold")
     later = json.loads(await lucid("credits", name, "--as-of", "2100-01-01T00:00:00Z", "--json"))
     assert [one["credits"] for one in later["credits"]] == ["0"]
     soon = json.loads(await lucid("credits", "--as-of", "5m", "--json"))
     assert [one["beats"] for one in soon["credits"]] in ([1], [2])
     assert name in await lucid("credits")
     assert "0 " in await lucid("credits", "nobody")
+
+
+async def test_no_command_is_sent_that_is_not_audited(
+    house: House, lucid: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking, "Audit", FullDisk)
+    with pytest.raises(AuditFailed):
+        await lucid("pool", "create", "north")
+    assert await sent(house.settings, "node.commands") == []
 
 
 async def test_a_command_that_makes_no_sense_says_so(lucid: Any) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,15 +21,22 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from agents.platform.audit import acting_user
 from agents.platform.contract import load_contract
+from agents.platform.process_table import command_of, marked
 from agents.platform.settings import Settings
 from agents.platform.topic_reader import read_topic
 from agents.rdp.controller.commands import app, read_listing
 from agents.rdp.controller.errors import NoSuchSession
 from agents.rdp.controller.listing import Story
+from schemas.audit import RdpSessionOrdered
+from schemas.canonical import encode
+from schemas.rdp_processes import ProcessRef
 from schemas.rdp_session_events import RdpRecordingChanged
 from schemas.rdp_sessions import OVER, RdpSession
 from schemas.sessions import new_session_id
+from tests.audited import orders
+from tests.audited import sent as ordered
 from tests.conftest import Stack
 from tests.e2e.conftest import Installation, install, wait_for, xvfb
 from tests.rdp.controller.real import Account, account, can_run, client, open_folder
@@ -178,6 +188,98 @@ def test_a_desktop_whose_recorder_is_killed_is_ended(house: House) -> None:
     lucid.start("recorder", within=90.0)
 
 
+def said(house: House, session: str) -> list[RdpRecordingChanged]:
+    """What was told of a session's recordings, in order."""
+    events = sorted(house.story(session).events.values(), key=lambda one: one.time)
+    return [one.data for one in events if isinstance(one.data, RdpRecordingChanged)]
+
+
+def unrecorded(house: House) -> int:
+    """The controller's own count of desktops that nobody records."""
+    process = house.lucid.running["rdp-controller"]
+    port = house.lucid.port("rdp-controller", process)
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        (found,) = re.findall(
+            r"^lucid_rdp_unrecorded_sessions(?:\{.*\})? ([0-9]+)", answer.read().decode(), re.M
+        )
+    return int(found)
+
+
+def test_under_fail_open_a_desktop_goes_on_without_its_recorder(house: House) -> None:
+    lucid = house.lucid
+    lucid.stop("rdp-controller")
+    lucid.start("rdp-controller", within=90.0, LUCID_RDP_REQUIRE_RECORDING="false",
+                LUCID_CONTROLLER_RETRY_AFTER="1", LUCID_CONTROLLER_START_WITHIN="4")  # fmt: skip
+    lucid.stop("recorder")
+    with house.client():
+        # It begins unseen, and says so; once there is a recorder it is seen.
+        session = house.begun()
+        assert house.story(session).session.recording is None
+        desktop = house.user.pid_of("xterm")
+        assert unrecorded(house) == 1
+        lucid.start("recorder", within=90.0)
+        recorded = lambda: house.story(session).session.recording  # noqa: E731
+        first = wait_for(recorded, "recording that begins late", 60)
+        assert unrecorded(house) == 0
+        # It is lost, and says so; the desktop goes on, and is seen again by another recording.
+        lucid.stop("recorder", signal.SIGKILL)
+        wait_for(lambda: not recorded(), "lost recording", 60)
+        lost = house.story(session)
+        assert (lost.session.state, unrecorded(house)) == ("active", 1)
+        assert house.user.pid_of("xterm") == desktop
+        assert house.clients(session) == 1
+        lucid.start("recorder", within=90.0)
+        second = wait_for(recorded, "recording that begins again", 60)
+        lucid.lucid("rdp-sessions", "terminate", session, "--json")
+        found = house.over(session)
+    assert found.state == "terminated"
+    assert found.recordings == [first, second]
+    changes = said(house, session)
+    whats = [what for what, _ in itertools.groupby(one.what for one in changes)]
+    assert whats[:3] == ["missing", "started", "lost"]
+    assert [one for one in whats[3:] if one != "missing"] == ["started", "stopped"]
+    assert not any(one.required for one in changes)
+    assert all(one.reason for one in changes if one.what in ("missing", "lost"))
+    assert '"level": "error"' in (lucid.home / "rdp-controller.log").read_text()
+    assert lucid.settled(second) == "completed"
+    assert lucid.lucid("verify", second, "--json")["outcome"] == "ok"
+    lucid.stop("rdp-controller")
+    lucid.start("rdp-controller", within=90.0)
+
+
+def test_a_desktop_without_its_session_manager_lasts_as_long_as_its_client(house: House) -> None:
+    lucid = house.lucid
+    with house.client():
+        session = house.begun()
+        found = house.story(session).session
+        mine = marked("LUCID_RDP_SERVER")[found.server]
+        managers = [one for one in mine if command_of(one)[0].endswith("xrdp-sesman")]
+        main = min(managers, key=lambda one: one.started)
+        os.kill(main.pid, signal.SIGKILL)
+
+        def again() -> bool:
+            state = json.loads((lucid.home / "xrdp" / found.server / "state.json").read_text())[
+                "pids"
+            ]["sesman"]
+            return state is not None and ProcessRef(**state) != main
+
+        wait_for(again, "session manager that is started again", 60)
+        assert house.story(session).session.state == "active"
+        assert house.clients(session) == 1
+    # Nobody could come back to it: the new one does not know it.
+    over = house.over(session)
+    assert over.state == "error"
+    assert "session manager" in over.reason
+    (recording,) = over.recordings
+    assert lucid.settled(recording) == "completed"
+    assert lucid.lucid("verify", recording, "--json")["outcome"] == "ok"
+    with house.client():
+        after = house.begun()
+        assert after != session
+        lucid.lucid("rdp-sessions", "terminate", after, "--json")
+        house.over(after)
+
+
 def test_an_account_that_cannot_log_on_gets_a_connection_and_no_session(house: House) -> None:
     before = len(house.stories())
     with house.client(password="wrong"):
@@ -273,5 +375,12 @@ def test_the_commands_show_what_happened_and_say_what_cannot_be(house: House) ->
     assert b"refused, NoSuchSession" in refused.stderr
     sent = house.lucid.lucid("rdp-sessions", "resume", over, "--wait", "0", "--json")
     assert (sent["session"], sent["state"]) == (over, None)
+    # Each command that was sent, also the one that was refused, by whom and about what.
+    entries = asyncio.run(orders(house.settings))
+    written = [encode(one.data.command) for one in entries
+               if isinstance(one.data, RdpSessionOrdered)]  # fmt: skip
+    assert sorted(written) == sorted(asyncio.run(ordered(house.settings, "rdp.session.commands")))
+    assert {one.user for one in entries} == {acting_user()}
+    assert [one.subject for one in entries][-2:] == [over, over]
     nobody = lucid("show", str(new_session_id()))
     assert isinstance(nobody.exception, NoSuchSession)
