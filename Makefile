@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Files of tests that run at a time, each with servers of its own; most of their time is waiting.
-WORKERS ?= 3
+WORKERS ?= 2
 
 include packages.mk
 include containers.mk

@@ -31,6 +31,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.stack)
 
 
+@pytest.fixture(autouse=True)
+def same_umask() -> Iterator[None]:
+    """A program that a test runs in this process, and that sets the umask, sets it for itself."""
+    mask = os.umask(0o022)
+    yield
+    os.umask(mask)
+
+
 @dataclass(frozen=True)
 class Stack:
     """The real servers of this test run; topics and databases are each test's own."""

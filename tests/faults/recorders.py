@@ -110,6 +110,11 @@ class Recorders:
         if self.more and len(self.running) < self.at_once:
             self._begin()
 
+    @property
+    def record(self) -> bool:
+        """Whether as many as there should be have begun their session, now or before."""
+        return len(self.ended) + sum(one.has_spool for one in self.running) >= self.at_once
+
     def _begin(self) -> None:
         spec = make_spec(self.seed, self.started)
         self.started += 1
