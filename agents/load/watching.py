@@ -136,10 +136,13 @@ class Lag:
     """How many records the groups of processor and storage have not committed."""
 
     def __init__(self, settings: Settings) -> None:
-        options = kafka_options(settings)
         milliseconds = int(ANSWER_SECONDS * 1000)
-        self._admin = AIOKafkaAdminClient(**options, request_timeout_ms=milliseconds)
-        self._consumer = AIOKafkaConsumer(**options, group_id=None, request_timeout_ms=milliseconds)
+        self._admin = AIOKafkaAdminClient(
+            **kafka_options(settings), request_timeout_ms=milliseconds
+        )
+        self._consumer = AIOKafkaConsumer(
+            **kafka_options(settings), group_id=None, request_timeout_ms=milliseconds
+        )
         self._groups = {name: f"{settings.topic_prefix}{name}" for name in GROUPS}
 
     async def __aenter__(self) -> Lag:
