@@ -36,11 +36,13 @@ class Event:
 
     source: the service and host, such as `lucid/recorder/host1`. types: the model of each
     type of the topic. extensions: CloudEvents attributes beyond the standard's, and the
-    fields or properties that hold their texts; an empty one is not written.
+    fields or properties that hold their texts; an empty one is not written. strays_to: what an
+    event speaks of whose data is not of its subject.
     """
 
     types: ClassVar[Mapping[str, type[Strict]]] = {}
     extensions: ClassVar[Mapping[str, str]] = {}
+    strays_to: ClassVar[str] = "something else"
 
     data: Strict
     source: str
@@ -60,6 +62,11 @@ class Event:
     def micros(self) -> int:
         """Its time in microseconds since 1970."""
         return round(self.time.timestamp() * 1_000_000)
+
+    @classmethod
+    def subject_of(cls, data: Strict) -> str | None:
+        """The subject that an event with this data has to have; None if the data names none."""
+        return None
 
     def to_kafka(self) -> tuple[bytes, list[tuple[str, bytes]], bytes]:
         """Key, headers and value of the Kafka record."""
@@ -82,7 +89,10 @@ class Event:
     def from_kafka(
         cls, key: bytes | None, headers: Sequence[tuple[str, bytes | None]], value: bytes | None
     ) -> Self:
-        """Read an event; raises InvalidEvent or another FormatError, whatever the bytes are."""
+        """Read an event; raises InvalidEvent or another FormatError, whatever the bytes are.
+
+        It is invalid, too, when its subject is not what its data speaks of.
+        """
         fields = {name: text for name, text in headers if text is not None}
         if value is None or len(value) > MAX_EVENT or len(fields) != len(headers):
             raise InvalidEvent("an event has no value, is over 256 KiB, or repeats a header")
@@ -103,8 +113,13 @@ class Event:
             )
         if attributes.get("datacontenttype") != CONTENT_TYPE:
             raise InvalidEvent(f"event {attributes['id']} holds data that is not {CONTENT_TYPE}")
+        data = decode(model, value)
+        if cls.subject_of(data) not in (None, subject):
+            raise InvalidEvent(
+                f"event {attributes['id']} speaks of {cls.strays_to} than its subject"
+            )
         return cls(
-            data=decode(model, value),
+            data=data,
             source=attributes["source"],
             subject=subject,
             id=attributes["id"],
@@ -116,6 +131,18 @@ class Event:
     def read_extensions(cls, attributes: Mapping[str, Any]) -> dict[str, Any]:
         """The fields that the extensions are for; raises InvalidEvent."""
         return {place: attributes.get(name, "") for name, place in cls.extensions.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class AnsweringEvent(Event):
+    """An event of a topic on which commands are answered.
+
+    correlation: the id of the command or event that this one answers or follows from.
+    """
+
+    extensions: ClassVar[Mapping[str, str]] = {"correlationid": "correlation"}
+
+    correlation: str = ""
 
 
 class _Canonical(Format):

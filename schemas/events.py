@@ -7,9 +7,9 @@ was ever written stays readable: tests/vectors/events has a sample of each.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -17,7 +17,7 @@ from schemas.canonical import Strict
 from schemas.chunks import ChunkHeader
 from schemas.commands import Action
 from schemas.controls import Reason, Text
-from schemas.envelope import Event, InvalidEvent
+from schemas.envelope import AnsweringEvent
 from schemas.manifests import Count, Hex32
 from schemas.sessions import parse_session_id
 
@@ -307,26 +307,15 @@ def subject_of(data: Strict) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class SessionEvent(Event):
-    """An event of `session.events`.
-
-    correlation: the id of the command or event that this one answers.
-    """
+class SessionEvent(AnsweringEvent):
+    """An event of `session.events`."""
 
     types: ClassVar[Mapping[str, type[Strict]]] = EVENT_TYPES
-    extensions: ClassVar[Mapping[str, str]] = {"correlationid": "correlation"}
-
-    correlation: str = ""
+    strays_to: ClassVar[str] = "another session"
 
     @classmethod
-    def from_kafka(
-        cls, key: bytes | None, headers: Sequence[tuple[str, bytes | None]], value: bytes | None
-    ) -> Self:
-        """Read an event; raises InvalidEvent, also when its subject is not what it speaks of."""
-        event = super(SessionEvent, cls).from_kafka(key, headers, value)
-        if event.subject != subject_of(event.data):
-            raise InvalidEvent(f"event {event.id} speaks of another session than its subject")
-        return event
+    def subject_of(cls, data: Strict) -> str:
+        return subject_of(data)
 
 
 event_to_kafka = SessionEvent.to_kafka

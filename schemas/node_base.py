@@ -7,15 +7,14 @@ registration (schemas/node_registration.py); the key, not the id, is who the nod
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import AfterValidator, Field
 
 from schemas.canonical import Strict
-from schemas.envelope import Event, InvalidEvent
+from schemas.envelope import AnsweringEvent
 from schemas.notes import Verifier
 
 SECOND = 1_000_000
@@ -51,22 +50,12 @@ class ClockTicked(Strict):
 
 
 @dataclass(frozen=True, slots=True)
-class NodeTopicEvent(Event):
-    """An event of one of the topics node.…; correlation: the id of what it answers."""
-
-    extensions: ClassVar[Mapping[str, str]] = {"correlationid": "correlation"}
-
-    correlation: str = ""
+class NodeTopicEvent(AnsweringEvent):
+    """An event of one of the topics node.…"""
 
     @classmethod
-    def from_kafka(
-        cls, key: bytes | None, headers: Sequence[tuple[str, bytes | None]], value: bytes | None
-    ) -> Self:
-        """Read an event; raises InvalidEvent, also when its subject is not what it speaks of."""
-        event = super(NodeTopicEvent, cls).from_kafka(key, headers, value)
-        if event.subject != subject_of(event.data):
-            raise InvalidEvent(f"event {event.id} speaks of something else than its subject")
-        return event
+    def subject_of(cls, data: Strict) -> str:
+        return subject_of(data)
 
 
 def shelf_of(node: str) -> str:

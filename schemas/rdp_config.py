@@ -7,14 +7,14 @@ of the issue and of MS-RDPBCGR for picture sizes and depths.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
 from schemas.canonical import Strict
-from schemas.envelope import Event, InvalidEvent
+from schemas.envelope import AnsweringEvent
 from schemas.manifests import Count
 from schemas.sessions import parse_session_id
 
@@ -88,13 +88,11 @@ CONFIG_TYPES: dict[str, type[Strict]] = {"lucid.xrdp.config.desired.v1": Desired
 
 
 @dataclass(frozen=True, slots=True)
-class XrdpConfigEvent(Event):
-    """An event of `xrdp.config.events`. correlation: the command that it follows from."""
+class XrdpConfigEvent(AnsweringEvent):
+    """An event of `xrdp.config.events`."""
 
     types: ClassVar[Mapping[str, type[Strict]]] = CONFIG_TYPES
-    extensions: ClassVar[Mapping[str, str]] = {"correlationid": "correlation"}
-
-    correlation: str = ""
+    strays_to: ClassVar[str] = "another server"
 
     @property
     def wanted(self) -> DesiredServer:
@@ -102,11 +100,5 @@ class XrdpConfigEvent(Event):
         return self.data
 
     @classmethod
-    def from_kafka(
-        cls, key: bytes | None, headers: Sequence[tuple[str, bytes | None]], value: bytes | None
-    ) -> Self:
-        """Read an event; raises InvalidEvent, also when its subject is not its server."""
-        event = super(XrdpConfigEvent, cls).from_kafka(key, headers, value)
-        if event.subject != event.wanted.server:
-            raise InvalidEvent(f"event {event.id} speaks of another server than its subject")
-        return event
+    def subject_of(cls, data: Strict) -> str:
+        return str(dict(data)["server"])

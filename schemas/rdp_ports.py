@@ -5,12 +5,12 @@ The key is the port. A port that nothing is known of is available.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
 from schemas.canonical import Strict
-from schemas.envelope import Event, InvalidEvent
+from schemas.envelope import AnsweringEvent
 from schemas.manifests import Count
 from schemas.rdp_config import Host, Port, ServerId
 from schemas.rdp_processes import Why
@@ -36,13 +36,11 @@ PORT_TYPES: dict[str, type[Strict]] = {"lucid.rdp.port.changed.v1": PortChanged}
 
 
 @dataclass(frozen=True, slots=True)
-class PortEvent(Event):
-    """An event of `rdp.port.events`. correlation: the command that it follows from."""
+class PortEvent(AnsweringEvent):
+    """An event of `rdp.port.events`."""
 
     types: ClassVar[Mapping[str, type[Strict]]] = PORT_TYPES
-    extensions: ClassVar[Mapping[str, str]] = {"correlationid": "correlation"}
-
-    correlation: str = ""
+    strays_to: ClassVar[str] = "another port"
 
     @property
     def change(self) -> PortChanged:
@@ -50,14 +48,8 @@ class PortEvent(Event):
         return self.data
 
     @classmethod
-    def from_kafka(
-        cls, key: bytes | None, headers: Sequence[tuple[str, bytes | None]], value: bytes | None
-    ) -> Self:
-        """Read an event; raises InvalidEvent, also when its subject is not its port."""
-        event = super(PortEvent, cls).from_kafka(key, headers, value)
-        if event.subject != str(event.change.port):
-            raise InvalidEvent(f"event {event.id} speaks of another port than its subject")
-        return event
+    def subject_of(cls, data: Strict) -> str:
+        return str(dict(data)["port"])
 
 
 def candidates(first: int, last: int, taken: Mapping[int, int], now: int) -> Iterator[int]:

@@ -5,14 +5,14 @@ The subject and key is the server id; of a command about a port, `port/N`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from schemas.canonical import Strict
-from schemas.envelope import Event, InvalidEvent
+from schemas.envelope import AnsweringEvent
 from schemas.manifests import Count
 from schemas.rdp_commands import Action
 from schemas.rdp_config import Host, Owner, Port, ServerConfig, ServerId, ServerName
@@ -74,20 +74,12 @@ def server_subject(data: Strict) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class ServerEvent(Event):
-    """An event of `rdp.server.events`. correlation: the id of the command that it answers."""
+class ServerEvent(AnsweringEvent):
+    """An event of `rdp.server.events`."""
 
     types: ClassVar[Mapping[str, type[Strict]]] = SERVER_TYPES
-    extensions: ClassVar[Mapping[str, str]] = {"correlationid": "correlation"}
-
-    correlation: str = ""
+    strays_to: ClassVar[str] = "another server"
 
     @classmethod
-    def from_kafka(
-        cls, key: bytes | None, headers: Sequence[tuple[str, bytes | None]], value: bytes | None
-    ) -> Self:
-        """Read an event; raises InvalidEvent, also when its subject is not its server."""
-        event = super(ServerEvent, cls).from_kafka(key, headers, value)
-        if event.subject != server_subject(event.data):
-            raise InvalidEvent(f"event {event.id} speaks of another server than its subject")
-        return event
+    def subject_of(cls, data: Strict) -> str:
+        return server_subject(data)

@@ -6,14 +6,14 @@ gate that was refused, `host/HOST`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from schemas.canonical import Strict
-from schemas.envelope import Event, InvalidEvent
+from schemas.envelope import AnsweringEvent
 from schemas.events import SessionId
 from schemas.manifests import Count
 from schemas.rdp_config import Host
@@ -107,20 +107,12 @@ def rdp_session_subject(data: Strict) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class RdpSessionEvent(Event):
-    """An event of `rdp.session.events`. correlation: the id of the command that it answers."""
+class RdpSessionEvent(AnsweringEvent):
+    """An event of `rdp.session.events`."""
 
     types: ClassVar[Mapping[str, type[Strict]]] = RDP_SESSION_TYPES
-    extensions: ClassVar[Mapping[str, str]] = {"correlationid": "correlation"}
-
-    correlation: str = ""
+    strays_to: ClassVar[str] = "another session"
 
     @classmethod
-    def from_kafka(
-        cls, key: bytes | None, headers: Sequence[tuple[str, bytes | None]], value: bytes | None
-    ) -> Self:
-        """Read an event; raises InvalidEvent, also when its subject is not what it speaks of."""
-        event = super(RdpSessionEvent, cls).from_kafka(key, headers, value)
-        if event.subject != rdp_session_subject(event.data):
-            raise InvalidEvent(f"event {event.id} speaks of another session than its subject")
-        return event
+    def subject_of(cls, data: Strict) -> str:
+        return rdp_session_subject(data)
