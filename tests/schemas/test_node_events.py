@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -23,20 +22,10 @@ from schemas.node_signing import Purpose, signed_bytes
 from schemas.topics import parse_contract
 from tests.node.factories import BEGIN, heartbeat, signer
 from tests.vectors.make_node_events import FOLDER, KINDS
+from tests.vectors.samples import names, read, read_and_written_again, record
 
 BY_TYPE: dict[str, type[NodeTopicEvent]] = {name: kind for kind in KINDS for name in kind.types}
-SAMPLES = sorted(path.stem for path in FOLDER.glob("*.json"))
-
-
-def read(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text())
-    return found
-
-
-def record(fields: dict[str, Any]) -> tuple[bytes, list[tuple[str, bytes | None]], bytes]:
-    value = json.dumps(fields["value"], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    headers = [(name, text.encode()) for name, text in fields["headers"].items()]
-    return fields["key"].encode(), [*headers], value.encode()
+SAMPLES = names(FOLDER)
 
 
 def test_each_type_has_a_sample_and_each_sample_a_type() -> None:
@@ -45,13 +34,10 @@ def test_each_type_has_a_sample_and_each_sample_a_type() -> None:
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_a_sample_is_read_and_written_again_as_it_was(name: str) -> None:
-    fields = read(name)
-    key, headers, value = record(fields)
-    event = BY_TYPE[name].from_kafka(key, headers, value)
+    fields = read(FOLDER, name)
+    event = read_and_written_again(BY_TYPE[name], fields)
     assert (event.type, event.correlation) == (name, "c-1")
     assert json.loads(encode(event.data)) == fields["value"]
-    again = event.to_kafka()
-    assert (again[0], sorted(again[1]), again[2]) == (key, sorted(headers), value)
     if isinstance(event.data, ChallengeAnswered):
         check_answer(event.data)
     if isinstance(event.data, HeartbeatSent):
@@ -60,7 +46,7 @@ def test_a_sample_is_read_and_written_again_as_it_was(name: str) -> None:
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_a_member_more_or_less_or_another_subject_is_refused(name: str) -> None:
-    fields, kind = read(name), BY_TYPE[name]
+    fields, kind = read(FOLDER, name), BY_TYPE[name]
     more = {**fields["value"], "more": 1}
     less = dict(sorted(fields["value"].items())[1:])
     for value in (more, less):
@@ -73,14 +59,14 @@ def test_a_member_more_or_less_or_another_subject_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["heartbeat_sent", "challenge_answered"])
 def test_a_stranger_checks_a_signature_by_the_page_alone(name: str) -> None:
-    value = read(f"lucid.node.{name}.v1")["value"]
+    value = read(FOLDER, f"lucid.node.{name}.v1")["value"]
     if name == "heartbeat_sent":
         purpose, body = "lucid/node-heartbeat/1", value["beat"]
     else:
         names = ("node", "registration", "challenge", "key")
         purpose, body = "lucid/node-answer/1", {"version": 1, **{one: value[one] for one in names}}
     text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    key = read("lucid.node.challenge_answered.v1")["value"]["key"]
+    key = read(FOLDER, "lucid.node.challenge_answered.v1")["value"]["key"]
     public = base64.b64decode(key.split("+", 2)[2])
     checker = VerifyKey(public[1:])
     checker.verify(f"{purpose}\n{text}".encode(), base64.b64decode(value["signature"]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,8 +16,9 @@ from schemas.rdp_processes import PROCESS_TYPES, XrdpProcessEvent
 from schemas.rdp_servers import SERVER_TYPES, ServerEvent
 from schemas.topics import parse_contract
 from tests.vectors.make_rdp_events import FOLDER
+from tests.vectors.samples import names, read, read_and_written_again, record
 
-SAMPLES = sorted(path.name.removesuffix(".json") for path in FOLDER.glob("*.json"))
+SAMPLES = names(FOLDER)
 KINDS: dict[str, type[Event]] = {
     **dict.fromkeys(SERVER_TYPES, ServerEvent),
     **dict.fromkeys(PORT_TYPES, PortEvent),
@@ -33,43 +33,28 @@ TOPICS = {
 }
 
 
-def read(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text())
-    return found
-
-
-def record(fields: dict[str, Any]) -> tuple[bytes, list[tuple[str, bytes]], bytes]:
-    """The Kafka record of a sample; its value as canonical JSON."""
-    value = json.dumps(fields["value"], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    headers = [(name, text.encode()) for name, text in fields["headers"].items()]
-    return fields["key"].encode(), headers, value.encode()
-
-
 def test_each_type_has_a_sample_and_each_sample_a_type() -> None:
     assert set(SAMPLES) == set(KINDS)
 
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_a_sample_is_read_and_written_again_as_it_was(name: str) -> None:
-    fields = read(name)
-    key, headers, value = record(fields)
-    event = KINDS[name].from_kafka(key, headers, value)
+    fields = read(FOLDER, name)
+    event = read_and_written_again(KINDS[name], fields)
     assert event.type == name
     assert json.loads(encode(event.data)) == fields["value"]
-    again = event.to_kafka()
-    assert (again[0], sorted(again[1]), again[2]) == (key, sorted(headers), value)
 
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_a_member_more_is_refused(name: str) -> None:
-    fields = read(name)
+    fields = read(FOLDER, name)
     with pytest.raises(FormatError):
         KINDS[name].from_kafka(*record({**fields, "value": {**fields["value"], "more": 1}}))
 
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_another_key_than_its_subject_is_refused(name: str) -> None:
-    fields = read(name)
+    fields = read(FOLDER, name)
     fields["key"] = fields["headers"]["ce_subject"] = "9"
     with pytest.raises(InvalidEvent, match="another"):
         KINDS[name].from_kafka(*record(fields))

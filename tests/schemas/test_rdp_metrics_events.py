@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +12,17 @@ from schemas.errors import FormatError
 from schemas.rdp_metrics import ALERT_TYPES, METRIC_TYPES, AlertEvent, MetricsEvent
 from schemas.topics import parse_contract
 from tests.vectors.make_rdp_metrics import FOLDER, samples
+from tests.vectors.samples import Parts, names, read, record
 
-SAMPLES = sorted(path.name.removesuffix(".json") for path in FOLDER.glob("*.json"))
+SAMPLES = names(FOLDER)
 KINDS: dict[str, type[Event]] = {
     **dict.fromkeys(METRIC_TYPES, MetricsEvent), **dict.fromkeys(ALERT_TYPES, AlertEvent),
 }  # fmt: skip
 
 
-def record(name: str, **changes: Any) -> tuple[bytes, list[tuple[str, bytes]], bytes]:
-    fields = json.loads((FOLDER / f"{name}.json").read_text())
-    value = json.dumps(
-        {**fields["value"], **changes}, sort_keys=True, separators=(",", ":"), ensure_ascii=False
-    )
-    headers = [(key, text.encode()) for key, text in fields["headers"].items()]
-    return fields["key"].encode(), headers, value.encode()
+def changed(name: str, **changes: Any) -> Parts:
+    fields = read(FOLDER, name)
+    return record({**fields, "value": {**fields["value"], **changes}})
 
 
 def test_each_type_has_a_sample_and_each_sample_a_type() -> None:
@@ -35,15 +31,15 @@ def test_each_type_has_a_sample_and_each_sample_a_type() -> None:
 
 def test_the_samples_say_what_they_were_made_to_say() -> None:
     for event in samples():
-        assert KINDS[event.type].from_kafka(*record(event.type)) == event
+        assert KINDS[event.type].from_kafka(*changed(event.type)) == event
 
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_a_member_more_is_refused_and_so_is_another_server(name: str) -> None:
     with pytest.raises(FormatError):
-        KINDS[name].from_kafka(*record(name, more=1))
+        KINDS[name].from_kafka(*changed(name, more=1))
     with pytest.raises(InvalidEvent, match="another server"):
-        KINDS[name].from_kafka(*record(name, server="01a20c5b-f2fa-7557-ac1e-5c3397094c99"))
+        KINDS[name].from_kafka(*changed(name, server="01a20c5b-f2fa-7557-ac1e-5c3397094c99"))
 
 
 def test_the_contract_names_the_models_of_the_topics() -> None:

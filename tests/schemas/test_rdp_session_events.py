@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,20 +15,9 @@ from schemas.rdp_session_events import RDP_SESSION_TYPES, RdpSessionEvent
 from schemas.sessions import new_session_id
 from schemas.topics import parse_contract
 from tests.vectors.make_rdp_session_events import FOLDER, SESSION
+from tests.vectors.samples import names, read, read_and_written_again, record
 
-SAMPLES = sorted(path.name.removesuffix(".json") for path in FOLDER.glob("*.json"))
-
-
-def read(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text())
-    return found
-
-
-def record(fields: dict[str, Any]) -> tuple[bytes, list[tuple[str, bytes]], bytes]:
-    """The Kafka record of a sample; its value as canonical JSON."""
-    value = json.dumps(fields["value"], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    headers = [(name, text.encode()) for name, text in fields["headers"].items()]
-    return fields["key"].encode(), headers, value.encode()
+SAMPLES = names(FOLDER)
 
 
 def test_each_type_has_a_sample_and_each_sample_a_type() -> None:
@@ -38,25 +26,22 @@ def test_each_type_has_a_sample_and_each_sample_a_type() -> None:
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_a_sample_is_read_and_written_again_as_it_was(name: str) -> None:
-    fields = read(name)
-    key, headers, value = record(fields)
-    event = RdpSessionEvent.from_kafka(key, headers, value)
+    fields = read(FOLDER, name)
+    event = read_and_written_again(RdpSessionEvent, fields)
     assert event.type == name
     assert json.loads(encode(event.data)) == fields["value"]
-    again = event.to_kafka()
-    assert (again[0], sorted(again[1]), again[2]) == (key, sorted(headers), value)
 
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_a_member_more_is_refused(name: str) -> None:
-    fields = read(name)
+    fields = read(FOLDER, name)
     with pytest.raises(FormatError):
         RdpSessionEvent.from_kafka(*record({**fields, "value": {**fields["value"], "more": 1}}))
 
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_another_key_than_its_subject_is_refused(name: str) -> None:
-    fields = read(name)
+    fields = read(FOLDER, name)
     fields["key"] = fields["headers"]["ce_subject"] = "9"
     with pytest.raises(InvalidEvent, match="another"):
         RdpSessionEvent.from_kafka(*record(fields))

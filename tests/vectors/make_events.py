@@ -1,18 +1,17 @@
 """Makes a sample of each event type that has none yet: `python -m tests.vectors.make_events`.
 
-A sample is the Kafka record as Lucid wrote it when the type was new. It is never made again:
-later versions have to read it.
+What samples are is in samples.py.
 """
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from schemas.canonical import Strict
 from schemas.events import EVENT_TYPES, SessionEvent, subject_of
+from tests.vectors.samples import write_new
 
 FOLDER = Path(__file__).parent / "events"
 SESSION = "01a20c5b-f2fa-7557-ac1e-5c3397094c1d"
@@ -37,27 +36,18 @@ VALUES: dict[str, Any] = {
 }  # fmt: skip
 
 
-def sample(model: type[Strict]) -> dict[str, Any]:
-    """A Kafka record of an event with this data."""
+def sample(model: type[Strict]) -> SessionEvent:
+    """An event with data of this type."""
     data = model.model_validate({name: VALUES[name] for name in model.model_fields})
-    event = SessionEvent(
+    return SessionEvent(
         data, "lucid/storage/desk7", subject_of(data),
         id="8b1f0c9e-0f57-4a52-8d50-0a9d5d1c9a11", time=WHEN, correlation="c-1",
     )  # fmt: skip
-    key, headers, value = event.to_kafka()
-    return {
-        "key": key.decode(),
-        "headers": {name: text.decode() for name, text in headers},
-        "value": json.loads(value),
-    }
 
 
 def main() -> None:
     """Write what is not there."""
-    for name, model in EVENT_TYPES.items():
-        path = FOLDER / f"{name}.json"
-        if not path.exists():
-            path.write_text(json.dumps(sample(model), indent=1, ensure_ascii=False) + "\n")
+    write_new(FOLDER, map(sample, EVENT_TYPES.values()))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
 """Makes a sample of each event type of nodes: `python -m tests.vectors.make_node_events`.
 
-As make_events.py: a sample is never made again, for later versions have to read it.
+What samples are is in samples.py.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from schemas.node_heartbeats import HeartbeatEvent, sign_beat
 from schemas.node_registration import RegistrationEvent, answer
 from tests.node.factories import BEGIN, SECRET, heartbeat, ids, request, signer, slot_work
 from tests.vectors.make_events import WHEN
+from tests.vectors.samples import write_new
 
 FOLDER = Path(__file__).parent / "node_events"
 KINDS: list[type[NodeTopicEvent]] = [RegistrationEvent, HeartbeatEvent, *BY_TOPIC.values()]
@@ -56,29 +56,18 @@ def data_of(model: type[Strict]) -> Strict:
     return model.model_validate({field: values[field] for field in model.model_fields})
 
 
-def sample(kind: type[NodeTopicEvent], model: type[Strict]) -> dict[str, Any]:
-    """A Kafka record of an event with this data."""
+def sample(kind: type[NodeTopicEvent], model: type[Strict]) -> NodeTopicEvent:
+    """An event with data of this type."""
     data = data_of(model)
-    event = kind(
+    return kind(
         data, "lucid/node-management/desk7", subject_of(data),
         id="8b1f0c9e-0f57-4a52-8d50-0a9d5d1c9a11", time=WHEN, correlation="c-1",
     )  # fmt: skip
-    key, headers, value = event.to_kafka()
-    return {
-        "key": key.decode(),
-        "headers": {name: text.decode() for name, text in headers},
-        "value": json.loads(value),
-    }
 
 
 def main() -> None:
     """Write what is not there."""
-    FOLDER.mkdir(exist_ok=True)
-    for kind in KINDS:
-        for name, model in kind.types.items():
-            path = FOLDER / f"{name}.json"
-            if not path.exists():
-                path.write_text(json.dumps(sample(kind, model), indent=1) + "\n")
+    write_new(FOLDER, (sample(kind, model) for kind in KINDS for model in kind.types.values()))
 
 
 if __name__ == "__main__":

@@ -1,15 +1,12 @@
 """Makes a sample of each event type of RDP servers that has none yet.
 
-`python -m tests.vectors.make_rdp_events`. A sample is the Kafka record as Lucid wrote it when
-the type was new. It is never made again: later versions have to read it.
+`python -m tests.vectors.make_rdp_events`. What samples are is in samples.py.
 """
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from schemas.canonical import Strict
 from schemas.envelope import Event
@@ -22,6 +19,7 @@ from schemas.rdp_servers import (
     ServerCommandRefused,
     ServerEvent,
 )
+from tests.vectors.samples import write_new
 
 FOLDER = Path(__file__).parent / "rdp_events"
 SERVER = "01a20c5b-f2fa-7557-ac1e-5c3397094c1e"
@@ -60,31 +58,17 @@ SAMPLES: list[tuple[type[Event], Strict]] = [
 ]  # fmt: skip
 
 
-def sample(kind: type[Event], data: Strict) -> dict[str, Any]:
-    """A Kafka record of an event with this data."""
-    subject = str(getattr(data, "server", None) or f"port/{getattr(data, 'port', None)}")
-    if kind is PortEvent:
-        subject = str(getattr(data, "port", None))
-    event = kind(
-        data, "lucid/rdp-server-manager/desk7", subject,
+def sample(kind: type[Event], data: Strict) -> Event:
+    """An event with this data."""
+    return kind(
+        data, "lucid/rdp-server-manager/desk7", str(kind.subject_of(data)),
         id="8b1f0c9e-0f57-4a52-8d50-0a9d5d1c9a12", time=WHEN,
     )  # fmt: skip
-    key, headers, value = event.to_kafka()
-    return {
-        "key": key.decode(),
-        "headers": {name: text.decode() for name, text in headers},
-        "value": json.loads(value),
-    }
 
 
 def main() -> None:
     """Write what is not there."""
-    FOLDER.mkdir(exist_ok=True)
-    for kind, data in SAMPLES:
-        fields = sample(kind, data)
-        path = FOLDER / f"{fields['headers']['ce_type']}.json"
-        if not path.exists():
-            path.write_text(json.dumps(fields, indent=1, ensure_ascii=False) + "\n")
+    write_new(FOLDER, (sample(kind, data) for kind, data in SAMPLES))
 
 
 if __name__ == "__main__":

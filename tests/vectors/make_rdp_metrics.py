@@ -1,15 +1,12 @@
 """Makes a sample of each event type of the RDP monitor that has none yet.
 
-`python -m tests.vectors.make_rdp_metrics`. A sample is the Kafka record as Lucid wrote it when
-the type was new. It is never made again: later versions have to read it.
+`python -m tests.vectors.make_rdp_metrics`. What samples are is in samples.py.
 """
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from schemas.envelope import Event
 from schemas.rdp_metrics import (
@@ -22,6 +19,7 @@ from schemas.rdp_metrics import (
     Usage,
     resolved,
 )
+from tests.vectors.samples import write_new
 
 FOLDER = Path(__file__).parent / "rdp_metrics"
 SERVER = "01a20c5b-f2fa-7557-ac1e-5c3397094c1e"
@@ -55,24 +53,9 @@ def samples() -> list[Event]:
     ]
 
 
-def fields_of(event: Event) -> dict[str, Any]:
-    """The Kafka record of an event, for people."""
-    key, headers, value = event.to_kafka()
-    return {
-        "key": key.decode(),
-        "headers": {name: text.decode() for name, text in headers},
-        "value": json.loads(value),
-    }
-
-
 def main() -> None:
     """Write what is not there."""
-    FOLDER.mkdir(exist_ok=True)
-    for event in samples():
-        path = FOLDER / f"{event.type}.json"
-        if not path.exists():
-            text = json.dumps(fields_of(event), indent=1, ensure_ascii=False)
-            path.write_text(text + "\n")
+    write_new(FOLDER, samples())
 
 
 if __name__ == "__main__":

@@ -1,12 +1,10 @@
 """Makes a sample of each event of desktop sessions that has none yet.
 
-`python -m tests.vectors.make_rdp_session_events`. A sample is the Kafka record as Lucid wrote
-it when the type was new. It is never made again: later versions have to read it.
+`python -m tests.vectors.make_rdp_session_events`. What samples are is in samples.py.
 """
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from schemas.rdp_session_events import (
     RdpSessionEvent,
     rdp_session_subject,
 )
+from tests.vectors.samples import write_new
 
 FOLDER = Path(__file__).parent / "rdp_session_events"
 SESSION = "01a20c5b-f2fa-7557-ac1e-5c3397094c1d"
@@ -40,30 +39,19 @@ STATES = {
 }  # fmt: skip
 
 
-def sample(name: str, model: type[Strict]) -> dict[str, Any]:
-    """A Kafka record of an event with this data."""
+def sample(name: str, model: type[Strict]) -> RdpSessionEvent:
+    """An event with data of this type."""
     values = {**VALUES, "state": STATES.get(name), "what": "lost"}
     data = model.model_validate({field: values[field] for field in model.model_fields})
-    event = RdpSessionEvent(
+    return RdpSessionEvent(
         data, "lucid/rdp-controller/desk7", rdp_session_subject(data),
         id="8b1f0c9e-0f57-4a52-8d50-0a9d5d1c9a11", time=WHEN, correlation="c-1",
     )  # fmt: skip
-    key, headers, value = event.to_kafka()
-    return {
-        "key": key.decode(),
-        "headers": {name: text.decode() for name, text in headers},
-        "value": json.loads(value),
-    }
 
 
 def main() -> None:
     """Write what is not there."""
-    FOLDER.mkdir(exist_ok=True)
-    for name, model in RDP_SESSION_TYPES.items():
-        path = FOLDER / f"{name}.json"
-        if not path.exists():
-            text = json.dumps(sample(name, model), indent=1, ensure_ascii=False)
-            path.write_text(text + "\n")
+    write_new(FOLDER, (sample(name, model) for name, model in RDP_SESSION_TYPES.items()))
 
 
 if __name__ == "__main__":
