@@ -19,12 +19,25 @@ from schemas.rdp_processes import ProcessRef
 
 PROC = Path("/proc")
 POLL_SECONDS = 0.02
+DEAD = (b"Z", b"X")
+"""States of a process that has ended."""
+
+
+def stat_fields(pid: int, proc: Path = PROC) -> list[bytes] | None:
+    """The fields of /proc/PID/stat behind the program's name: state, parent, … (proc(5))."""
+    try:
+        with open(f"{proc}/{pid}/stat", "rb") as file:
+            data = file.read()
+    except OSError:
+        return None
+    # A program's name may hold spaces and parentheses: the last one ends it.
+    return data.rpartition(b")")[2].split()
 
 
 def process_ref(pid: int) -> ProcessRef | None:
     """The process that has this pid now; None if there is none, or a zombie only."""
-    fields = _stat(pid)
-    if fields is None or fields[0] in ("Z", "X"):
+    fields = stat_fields(pid)
+    if fields is None or fields[0] in DEAD:
         return None
     return ProcessRef(pid=pid, started=int(fields[19]))
 
@@ -36,7 +49,7 @@ def is_alive(process: ProcessRef | None) -> bool:
 
 def parent_of(pid: int) -> int:
     """The pid of a process' parent; 0 if there is no such process."""
-    fields = _stat(pid)
+    fields = stat_fields(pid)
     return int(fields[1]) if fields else 0
 
 
@@ -105,15 +118,6 @@ def _signal(processes: Iterable[ProcessRef], number: signal.Signals) -> None:
                     signal.pidfd_send_signal(descriptor, number)
             finally:
                 os.close(descriptor)
-
-
-def _stat(pid: int) -> list[str] | None:
-    """The fields of /proc/PID/stat behind the command's name: state, parent, …"""
-    try:
-        text = (PROC / str(pid) / "stat").read_text(errors="replace")
-    except OSError:
-        return None
-    return text.rpartition(")")[2].split()
 
 
 def _pids() -> list[int]:

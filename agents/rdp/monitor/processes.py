@@ -20,7 +20,8 @@ from typing import NamedTuple
 
 import psutil
 
-PROC = Path("/proc")
+from agents.platform.process_table import DEAD, PROC, stat_fields
+
 TICKS = os.sysconf("SC_CLK_TCK")
 """Clock ticks in a second."""
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -52,17 +53,16 @@ class Stat:
 
 def read_stat(pid: int, proc: Path = PROC) -> Stat | None:
     """What the kernel says of a process; None when there is none, or when it ends meanwhile."""
+    fields = stat_fields(pid, proc)
+    if fields is None:
+        return None
     try:
-        with open(f"{proc}/{pid}/stat", "rb") as file:
-            data = file.read()
-        # A program's name may hold spaces and parentheses: the last one ends it.
-        fields = data[data.rindex(b")") + 2 :].split()
         return Stat(
             Ref(pid, int(fields[19])), int(fields[1]), int(fields[11]) + int(fields[12]),
             int(fields[13]) + int(fields[14]), int(fields[17]), int(fields[21]) * PAGE,
-            fields[0] in (b"Z", b"X"),
+            fields[0] in DEAD,
         )  # fmt: skip
-    except (OSError, ValueError, IndexError):
+    except (ValueError, IndexError):
         return None
 
 

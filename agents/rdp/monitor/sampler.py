@@ -19,9 +19,10 @@ from pathlib import Path
 
 import structlog
 
+from agents.platform.process_table import PROC
+from agents.platform.sock_diag import inodes_of
 from agents.rdp.monitor.disk import Disk
 from agents.rdp.monitor.processes import (
-    PROC,
     TICKS,
     Ref,
     Stat,
@@ -38,7 +39,6 @@ from agents.rdp.monitor.sockets import (
     NoSocketCounts,
     Socket,
     Traffic,
-    inodes_of,
     read_sockets,
     traffic_since,
 )

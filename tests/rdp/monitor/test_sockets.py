@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agents.platform.sock_diag import inodes_of
 from agents.rdp.monitor import sockets
 from agents.rdp.monitor.sockets import (
     ESTABLISHED,
     NoSocketCounts,
     Socket,
     Traffic,
-    inodes_of,
     parse,
     read_sockets,
     traffic_since,
@@ -152,7 +152,7 @@ def test_what_is_closed_while_it_is_looked_at_is_left_out(
             raise FileNotFoundError
         return real(path)
 
-    monkeypatch.setattr(sockets.os, "readlink", closing)
+    monkeypatch.setattr(os, "readlink", closing)
     assert inodes_of(7, tmp_path) == {12}
     with pytest.raises(OSError):
         inodes_of(8, tmp_path)
