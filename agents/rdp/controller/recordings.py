@@ -56,8 +56,8 @@ class Recordings:
         self._producer, self._topic, self._host = producer, topic, host
         self._section, self._clock = section, clock
         self._waiting: dict[str, asyncio.Future[CommandDone]] = {}
-        self._given_up: OrderedDict[str, None] = OrderedDict()
-        self._begun: OrderedDict[str, str] = OrderedDict()  # recordings by their commands
+        # What came of each start by its command: a recording, or None once it was given up.
+        self._asked: OrderedDict[str, str | None] = OrderedDict()
         self._lost: OrderedDict[str, None] = OrderedDict()
         self._heard: dict[str, float] = {}
         self._stopping: set[str] = set()
@@ -81,9 +81,9 @@ class Recordings:
             try:
                 done = await self._ask(command, self._section.start_within)
             except NotRecorded:
-                _remember(self._given_up, command_id, None)
+                _remember(self._asked, command_id, None)
                 raise
-        _remember(self._begun, command_id, done.session)
+        _remember(self._asked, command_id, done.session)
         self.watch(done.session)
         return done.session
 
@@ -159,9 +159,7 @@ class Recordings:
             else:
                 answer.set_exception(RecorderRefused(data.reason[:400]))
         elif isinstance(data, CommandDone) and data.action == "start":
-            late = command_id in self._given_up
-            if late or self._begun.get(command_id, data.session) != data.session:
-                self._given_up.pop(command_id, None)
+            if self._asked.get(command_id, data.session) != data.session:
                 self._stop_soon(data.session)
 
     def _stop_soon(self, recording: str) -> None:
@@ -170,7 +168,8 @@ class Recordings:
         task.add_done_callback(self._tasks.discard)
 
     async def _stop_late(self, recording: str) -> None:
-        await self.stop(recording, "nobody waited for this recording any more")
+        if not await self.stop(recording, "nobody waited for this recording any more"):
+            self.lose(recording)
 
     # -- signs of life -----------------------------------------------------------------------------
 

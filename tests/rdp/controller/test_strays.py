@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from agents.rdp.controller import recordings
 from schemas.events import CommandDone, SessionHeartbeat
 from schemas.sessions import new_session_id
@@ -26,6 +28,38 @@ async def test_a_recorder_that_carries_a_command_out_anew_is_told_to_stop(room: 
     await until(lambda: len(room.broker.commands) == 2)
     assert actions(room) == [("start", None), ("stop", other)]
     assert desktop.session.recording == recording
+
+
+async def test_a_start_that_was_given_up_is_stopped_each_time_it_is_carried_out(
+    open_room: Room,
+) -> None:
+    """A recorder that is killed twice before it commits carries the command out twice."""
+    room = open_room
+    room.broker.recorder = room.broker.silence
+    await room.begun()
+    command = room.broker.commands[0].id
+    late = [str(new_session_id()), str(new_session_id())]
+    for one in late:
+        room.broker.commands.clear()
+        room.broker.answer(CommandDone(action="start", host=HOST, session=one), command)
+        await until(lambda: room.broker.commands)
+        assert actions(room)[0] == ("stop", one)
+
+
+async def test_a_stop_that_nobody_heard_is_sent_again_once_there_is_a_sign(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recordings, "STOP_SECONDS", 0.1)
+    await room.begun()
+    other, command = str(new_session_id()), room.broker.commands[0].id
+    room.broker.recorder = room.broker.silence
+    room.broker.answer(CommandDone(action="start", host=HOST, session=other), command)
+    await until(lambda: other in room.recordings._lost)
+    room.broker.commands.clear()
+    room.broker.recorder = room.broker.obey
+    room.broker.answer(SessionHeartbeat(session=other, next_seq=3, raw_bytes=9))
+    await until(lambda: room.broker.commands)
+    assert actions(room) == [("stop", other)]
 
 
 async def test_a_recording_of_somebody_elses_is_left_alone(room: Room) -> None:
