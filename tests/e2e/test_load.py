@@ -189,5 +189,10 @@ async def _narrow(kafka: str, topic: str) -> None:
     try:
         wanted = {"max.message.bytes": "20000"}
         await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, wanted)])
+        # The controller has it first, the broker soon after.
+        asked = ConfigResource(ConfigResourceType.TOPIC, topic, {"max.message.bytes": None})
+        async with asyncio.timeout(30):
+            while "20000" not in str(await admin.describe_configs([asked])):
+                await asyncio.sleep(0.05)
     finally:
         await admin.close()

@@ -80,14 +80,17 @@ for line in sys.stdin:
         link.sendall(b"x" * int(size))
         kept.append(link)
     elif word == "daemon":
+        # Named once the one that started it has ended, so that it descends from nobody here.
+        told, tell = os.pipe()
         if os.fork() == 0:
             os.setsid()
             pid = os.fork()
             if pid == 0:
                 os.execvpe("sleep", ["sleep", "600"], {**os.environ, "DISPLAY": rest})
-            sys.stdout.write(f"daemon {pid}\n"); sys.stdout.flush()
+            os.write(tell, str(pid).encode())
             os._exit(0)
         os.wait()
+        print("daemon", os.read(told, 16).decode(), flush=True)
         continue
     print("done", flush=True)
 for pid in children:
