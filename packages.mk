@@ -18,6 +18,8 @@ SYSTEM_PACKAGES = \
 	openbox:openbox \
 	xrdp:xrdp \
 	xrdp-sesman:xrdp \
+	fusermount:fuse3 \
+	rdesktop:rdesktop \
 	xfreerdp:freerdp2-x11
 
 MISSING_PACKAGES = $(strip $(foreach pair,$(SYSTEM_PACKAGES),$(shell \

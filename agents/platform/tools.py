@@ -30,6 +30,8 @@ PACKAGES = {
     "openbox": "openbox",
     "xrdp": "xrdp",
     "xrdp-sesman": "xrdp",
+    "fusermount": "fuse3",
+    "rdesktop": "rdesktop",
     "xfreerdp": "freerdp2-x11",
 }
 

@@ -158,9 +158,12 @@ class Recordings:
                 answer.set_result(data)
             else:
                 answer.set_exception(RecorderRefused(data.reason[:400]))
-        elif isinstance(data, CommandDone) and data.action == "start":
-            if self._asked.get(command_id, data.session) != data.session:
-                self._stop_soon(data.session)
+        elif (
+            isinstance(data, CommandDone)
+            and data.action == "start"
+            and self._asked.get(command_id, data.session) != data.session
+        ):
+            self._stop_soon(data.session)
 
     def _stop_soon(self, recording: str) -> None:
         task = asyncio.create_task(self._stop_late(recording))

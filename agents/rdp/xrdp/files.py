@@ -10,7 +10,7 @@ from pathlib import Path
 
 from agents.platform.retry import Transient
 
-PRIVATE, SCRIPT = 0o600, 0o755
+PRIVATE, READABLE, SCRIPT = 0o600, 0o644, 0o755
 
 
 def make_folder(folder: Path, mode: int = 0o700) -> None:

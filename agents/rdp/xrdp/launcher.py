@@ -33,7 +33,7 @@ from agents.platform.retry import Deadline
 from agents.platform.tools import require_tool
 from agents.rdp.xrdp import rendering
 from agents.rdp.xrdp.certificate import ensure_certificate, fingerprint
-from agents.rdp.xrdp.files import SCRIPT, make_folder, write_private
+from agents.rdp.xrdp.files import READABLE, SCRIPT, make_folder, write_private
 from agents.rdp.xrdp.probe import NotAlive, look
 from agents.rdp.xrdp.rendering import MARK, Layout
 from agents.rdp.xrdp.settings import XrdpSettings
@@ -140,7 +140,9 @@ class Launcher:
             layout.certificate, layout.key, wanted.name, self.section.certificate_days
         )
         write_private(layout.xrdp_ini, rendering.xrdp_ini(wanted, layout).encode())
-        write_private(layout.sesman_ini, rendering.sesman_ini(wanted, layout).encode())
+        # The channel server of a desktop reads it, as the user; without it no device works.
+        session_manager = rendering.sesman_ini(wanted, layout).encode()
+        write_private(layout.sesman_ini, session_manager, READABLE)
         write_private(layout.reconnect, rendering.reconnect().encode(), SCRIPT)
         self.write_start(wanted, layout)
         for name in ("xrdp.log", "sesman.log"):

@@ -162,7 +162,7 @@ def test_files_are_private_and_a_desktop_begins_at_the_gate() -> None:
         layout = launcher.layout(server())
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in layout.folder.iterdir()}
         assert modes == {
-            "public": 0o755, "xrdp.ini": 0o600, "sesman.ini": 0o600, "cert.pem": 0o600,
+            "public": 0o755, "xrdp.ini": 0o600, "sesman.ini": 0o644, "cert.pem": 0o600,
             "key.pem": 0o600,
         }  # fmt: skip
         assert "gate.py" in layout.startwm.read_text()
