@@ -18,7 +18,7 @@ from rich.table import Table
 from agents.auditor.access import load_access
 from agents.auditor.bundle import open_bundle, save_bundle
 from agents.auditor.files import whole_file
-from agents.auditor.reading import frame_payloads, open_session
+from agents.auditor.reading import Newest, frame_payloads, open_session
 from agents.auditor.sessions import SessionSummary, list_sessions, show_session
 from agents.auditor.traces import Export, Form, verified
 from agents.platform.output import AsJson, errors, print_json, print_wide
@@ -174,12 +174,13 @@ def export(
                 f"the session's codec is {codec}, only {' and '.join(SCREEN_CODECS)} have pictures",
                 hint="`lucid verify` checks recordings of any codec",
             )
-        payloads = pictures_of(codec, frame_payloads(session, step))
+        newest = Newest()
+        payloads = pictures_of(codec, frame_payloads(session, step, newest))
         facts: VideoFacts | SheetFacts
         form: Form = "film" if output.suffix == ".mp4" else "sheet"
         with whole_file(output, force=force) as temporary:
             if form == "film":
-                facts = write_video(payloads, temporary)
+                facts = write_video(payloads, temporary, end=lambda: newest.time)
             else:
                 title = f"Session {session.opened.session}, {session.opened.host}"
                 facts = write_contact_sheet(payloads, temporary, moments=moments, title=title)

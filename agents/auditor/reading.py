@@ -137,10 +137,22 @@ def _follows(
     )  # fmt: skip
 
 
+@dataclass(slots=True)
+class Newest:
+    """Event time in microseconds of the newest record read; 0 before any was."""
+
+    time: int = 0
+
+
 def frame_payloads(
-    session: OpenedSession, step: Step = lambda *_: None
+    session: OpenedSession, step: Step = lambda *_: None, newest: Newest | None = None
 ) -> Iterator[tuple[int, bytes]]:
-    """Event time in microseconds and payload of each `frames` record."""
+    """Event time in microseconds and payload of each `frames` record.
+
+    newest: told of every record, of whatever kind.
+    """
+    newest = newest or Newest()
     for record in read_records(session, step):
+        newest.time = record.time
         if record.kind is Kind.FRAMES:
             yield record.time, record.payload

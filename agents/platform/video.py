@@ -6,7 +6,7 @@ LucidError
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -36,7 +36,7 @@ class NoPictures(LucidError):
 
 @dataclass(frozen=True, slots=True)
 class VideoFacts:
-    """seconds: from the first picture to the last."""
+    """seconds: from the first picture to the end, up to which the last one is shown."""
 
     pictures: int
     seconds: float
@@ -46,7 +46,7 @@ class VideoFacts:
 
 @dataclass(frozen=True, slots=True)
 class SheetFacts:
-    """moments: pictures on the sheet."""
+    """moments: pictures on the sheet. seconds: from the first picture to the last."""
 
     moments: int
     seconds: float
@@ -54,8 +54,14 @@ class SheetFacts:
     height: int
 
 
-def write_video(payloads: Payloads, path: Path, *, fps: float = 10.0) -> VideoFacts:
-    """Write an MP4 of at most `fps` pictures a second; raises FormatError and NoPictures."""
+def write_video(
+    payloads: Payloads, path: Path, *, fps: float = 10.0, end: Callable[[], int] = lambda: 0
+) -> VideoFacts:
+    """Write an MP4 of at most `fps` pictures a second; raises FormatError and NoPictures.
+
+    end: asked after the last payload for the time, in microseconds, up to which a screen that
+    no longer changed is shown.
+    """
     with av.open(str(path), "w", format="mp4") as container:
         stream = None
         first = last = count = 0
@@ -72,6 +78,9 @@ def write_video(payloads: Payloads, path: Path, *, fps: float = 10.0) -> VideoFa
             _encode(container, stream, picture, (time - first) // 1000)
         if stream is None:
             raise _nothing()
+        if end() >= last + 1000:
+            last = end()
+            _encode(container, stream, picture, (last - first) // 1000)
         container.mux(stream.encode(None))
         return VideoFacts(count, (last - first) / 1e6, stream.width, stream.height)
 

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import av
 import pytest
 from typer.testing import CliRunner
 
@@ -110,6 +111,12 @@ def test_film_and_contact_sheet_are_made_of_the_pictures_alone(
 ) -> None:
     film = lucid("export", str(bundle), str(tmp_path / "a.mp4"), "--json")
     assert (film["pictures"], film["width"], film["height"]) == (4, 16, 8)
+    # The last picture is shown until the recording ends, in the film as in its facts.
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        shown = [frame.time for frame in container.decode(video=0)]
+    assert len(shown) == 5
+    assert shown[-1] == pytest.approx(film["seconds"], abs=0.002)
+    assert film["seconds"] > shown[-2]
     assert lucid("export", str(bundle), str(tmp_path / "a.png"), "--json")["moments"] == 4
 
 
