@@ -12,20 +12,19 @@ LucidError
 
 from __future__ import annotations
 
-import asyncio
+import time
+from collections import deque
+from contextlib import AsyncExitStack
 from typing import Generic, Self, TypeVar
 
-from aiokafka import AIOKafkaConsumer
-from aiokafka.errors import KafkaError
-
-from agents.platform.broker import unreachable
 from agents.platform.contract import Contract
+from agents.platform.listening import Poll, Record, listening
 from agents.platform.settings import Settings
-from agents.platform.tls import kafka_options
 from schemas.envelope import Event
 from schemas.errors import FormatError, LucidError
 
 Answer = TypeVar("Answer", bound=Event)
+POLL = 1.0
 
 
 class NoAnswer(LucidError):
@@ -35,54 +34,50 @@ class NoAnswer(LucidError):
 
 
 class Answers(Generic[Answer]):
-    """The events of a topic from now on. Raises BrokerUnreachable."""
+    """The events of a topic from now on. Raises BrokerUnreachable, TopicMissing."""
+
+    _poll: Poll
 
     def __init__(
         self, settings: Settings, contract: Contract, topic: str, kind: type[Answer]
     ) -> None:
-        self._settings, self._kind = settings, kind
-        self._consumer = AIOKafkaConsumer(
-            contract.topic(topic).full_name, **kafka_options(settings), group_id=None,
-            enable_auto_commit=False, auto_offset_reset="latest", fetch_max_wait_ms=100,
-        )  # fmt: skip
+        self._listening, self._kind = listening(settings, contract, topic), kind
+        self._open = AsyncExitStack()
+        self._unread: deque[Record] = deque()
 
     async def __aenter__(self) -> Self:
-        try:
-            await self._consumer.start()
-            # Now, not at the first fetch: what comes in between is wanted.
-            await self._consumer.seek_to_end()
-            for place in self._consumer.assignment():
-                await self._consumer.position(place)
-        except KafkaError as error:
-            await self._consumer.stop()
-            raise unreachable(self._settings, error) from error
+        self._poll = await self._open.enter_async_context(self._listening)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._consumer.stop()
+        await self._open.aclose()
 
     async def wait(
         self, correlation: str, seconds: float, *, types: tuple[type, ...] = (object,)
     ) -> Answer:
         """The first event with this correlation id whose data is of one of these types.
 
-        Raises NoAnswer.
+        What comes before it is passed over, what comes after it is there for the next call.
+        Raises NoAnswer, BrokerUnreachable.
         """
-        try:
-            async with asyncio.timeout(seconds):
-                async for raw in self._consumer:
-                    try:
-                        event = self._kind.from_kafka(raw.key, tuple(raw.headers), raw.value)
-                    except FormatError:
-                        continue  # whoever consumes it refuses it
-                    answers = getattr(event, "correlation", "") == correlation
-                    if answers and isinstance(event.data, types):
-                        return event
-        except KafkaError as error:
-            raise unreachable(self._settings, error) from error
-        except TimeoutError:
-            pass
+        deadline = time.monotonic() + seconds
+        while True:
+            while self._unread:
+                event = self._event(self._unread.popleft())
+                answers = getattr(event, "correlation", "") == correlation
+                if event is not None and answers and isinstance(event.data, types):
+                    return event
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            self._unread.extend(await self._poll(min(left, POLL)))
         raise NoAnswer(
             f"nobody answered command {correlation} within {seconds:g} s",
             hint="The command is kept for a day; see that the service runs that carries it out",
         )
+
+    def _event(self, record: Record) -> Answer | None:
+        try:
+            return self._kind.from_kafka(record.key, tuple(record.headers), record.value)
+        except FormatError:
+            return None  # whoever consumes it refuses it

@@ -2,7 +2,7 @@
 
 LucidError
 ├── RegistrationFailed   the manager refused the id or the answer
-└── NoAnswer             no manager spoke within the time
+└── NoAnswer             no manager spoke within the time (agents.platform)
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import structlog
 
 from agents.node.agent.figures import hardware
 from agents.node.agent.settings import NodeAgentSettings
+from agents.platform.answers import NoAnswer
 from agents.platform.contract import Contract
 from agents.platform.keys import load_signer
 from agents.platform.listening import Poll, listening
@@ -44,12 +45,6 @@ class RegistrationFailed(LucidError):
     """The manager did not take the node."""
 
     exit_status = 77  # EX_NOPERM of sysexits.h
-
-
-class NoAnswer(LucidError):
-    """Nobody answered."""
-
-    exit_status = 75  # EX_TEMPFAIL
 
 
 @dataclass(frozen=True)

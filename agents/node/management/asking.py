@@ -2,19 +2,18 @@
 
 LucidError
 ├── CommandRefused    the manager did not do it; says why
-└── NoAnswer          no manager answered within the time; it may still do it
+└── NoAnswer          no manager answered within the time; it may still do it (agents.platform)
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import Any
 from uuid import uuid4
 
+from agents.platform.answers import Answers, NoAnswer
 from agents.platform.audit import Audit
 from agents.platform.contract import ensure_contract, load_contract
-from agents.platform.listening import listening
 from agents.platform.producer import Producer
 from agents.platform.settings import Settings
 from schemas.audit import NodeOrdered
@@ -25,6 +24,7 @@ from schemas.node_events import LifecycleEvent, NodeCommandDone, NodeCommandRefu
 from schemas.node_states import NodeRefused
 
 WAIT = 15.0
+ANSWERS = (NodeCommandDone, NodeCommandRefused)
 
 
 class CommandRefused(LucidError):
@@ -33,12 +33,6 @@ class CommandRefused(LucidError):
     def __init__(self, what: str, *, cause: str) -> None:
         super().__init__(what)
         self.cause = cause
-
-
-class NoAnswer(LucidError):
-    """Nobody answered."""
-
-    exit_status = 75  # EX_TEMPFAIL of sysexits.h
 
 
 def make_command(action: str, **fields: Any) -> NodeCommand:
@@ -52,28 +46,22 @@ async def ask(settings: Settings, command: NodeCommand, seconds: float = WAIT) -
     contract = load_contract(settings)
     topic = contract.topic("node.commands").full_name
     async with (
-        listening(settings, contract, "node.lifecycle") as poll,
+        Answers(settings, contract, "node.lifecycle", LifecycleEvent) as answers,
         Producer(settings, contract.limits) as producer,
     ):
         audit = Audit(producer, contract, host=settings.host)
         await audit.record(NodeOrdered(command=command), command.about)
         await producer.send(topic, encode(command), key=command.about.encode())
-        deadline = time.monotonic() + seconds
-        while (left := deadline - time.monotonic()) > 0:
-            for record in await poll(min(left, 1.0)):
-                if (b"ce_correlationid", command.id.encode()) not in [
-                    (name.encode(), value) for name, value in record.headers
-                ]:
-                    continue
-                data = LifecycleEvent.from_kafka(record.key, record.headers, record.value).data
-                if isinstance(data, NodeCommandDone):
-                    return
-                if isinstance(data, NodeCommandRefused):
-                    raise CommandRefused(f"refused: {data.reason}", cause=data.code)
-    raise NoAnswer(
-        f"no manager answered {command.action} of {command.about} within {seconds:g} s",
-        hint="Start one with `lucid run node-management`; it does then what is in the topic",
-    )
+        try:
+            event = await answers.wait(command.id, seconds, types=ANSWERS)
+        except NoAnswer as error:
+            raise NoAnswer(
+                f"no manager answered {command.action} of {command.about} within {seconds:g} s",
+                hint="Start one with `lucid run node-management`; it does then what is in the "
+                "topic",
+            ) from error
+    if isinstance(event.data, NodeCommandRefused):
+        raise CommandRefused(f"refused: {event.data.reason}", cause=event.data.code)
 
 
 def order(action: str, **fields: Any) -> NodeCommand:

@@ -14,9 +14,10 @@ from typer.testing import CliRunner
 
 from agents.cli import app
 from agents.node.agent.agent import build
-from agents.node.agent.registering import NoAnswer, Node, RegistrationFailed, register
+from agents.node.agent.registering import Node, RegistrationFailed, register
 from agents.node.agent.settings import NodeAgentSettings
 from agents.node.management import asking
+from agents.platform.answers import NoAnswer
 from agents.platform.audit import AuditFailed, acting_user
 from agents.platform.keys import init_keys, load_signer
 from agents.platform.service import Service, make_service, serve

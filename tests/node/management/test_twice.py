@@ -12,12 +12,13 @@ from prometheus_client import CollectorRegistry
 
 from agents.node.management import orders, registrations
 from agents.node.management.agent import challenge_secret
-from agents.node.management.asking import NoAnswer, ask
+from agents.node.management.asking import ask
 from agents.node.management.heartbeats import Heartbeats
 from agents.node.management.keeper import Keeper, Overtaken, Shelves
 from agents.node.management.metrics import ManagementMetrics
 from agents.node.management.outlet import Outlet, Told
 from agents.node.management.settings import NodeManagementSettings
+from agents.platform.answers import NoAnswer
 from agents.platform.keys import KeyUnreadable
 from agents.platform.lanes import Record
 from agents.platform.settings import SettingsError
