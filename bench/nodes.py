@@ -138,8 +138,7 @@ async def _served(settings: Settings) -> dict[str, float]:
             for number in range(COUNT):
                 name = f"n{number:04d}"
                 event = HeartbeatEvent(_beat(name, counter, now), "lucid/bench/h", name)
-                key, headers, value = event.to_kafka()
-                sendings.append(await producer.submit(place, value, key=key, headers=[*headers]))
+                sendings.append(await producer.submit_event(place, event))
         for sending in sendings:
             await producer.acknowledged(sending)
         return {"heartbeats of 1,000 nodes taken by the manager /s": await _take(settings, catalog)}

@@ -68,11 +68,11 @@ class Emitter:
     async def _send_all(self) -> None:
         while True:
             event = await self._waiting.get()
-            await retry(partial(self._send, event), backoff=Backoff(most=5.0), on_retry=self._note)
-
-    async def _send(self, event: Event) -> None:
-        key, headers, value = event.to_kafka()
-        await self._producer.send(self._topic, value, key=key, headers=[*headers])
+            await retry(
+                partial(self._producer.send_event, self._topic, event),
+                backoff=Backoff(most=5.0),
+                on_retry=self._note,
+            )
 
     def _note(self, error: Transient, pause: float) -> None:
         log.warning("sending an event again", topic=self._topic, pause=round(pause, 2),

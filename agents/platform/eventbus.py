@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import structlog
 
@@ -10,7 +11,7 @@ from agents.platform.contract import Contract
 from agents.platform.producer import Producer
 from agents.platform.retry import Backoff, Transient, retry
 from schemas.canonical import Strict
-from schemas.events import SessionEvent, event_to_kafka
+from schemas.events import SessionEvent
 
 log = structlog.get_logger(__name__)
 
@@ -33,14 +34,13 @@ class EventBus:
         Trouble that passes is waited out until the service stops; then it is raised.
         """
         event = SessionEvent(data, self._source, subject, correlation=correlation)
-        key, headers, value = event_to_kafka(event)
 
         def note(error: Transient, pause: float) -> None:
             log.warning("sending an event again", type=event.type, session=subject,
                         pause=round(pause, 2), error=str(error))  # fmt: skip
 
         await retry(
-            lambda: self._producer.send(self._topic, value, key=key, headers=[*headers]),
+            partial(self._producer.send_event, self._topic, event),
             backoff=Backoff(most=5.0),
             stop=self._stop,
             on_retry=note,

@@ -10,6 +10,7 @@ LucidError
     create_producer(settings, *, max_record, linger_ms=5) -> AIOKafkaProducer
     async with Producer(settings, contract.limits, metrics=…) as producer:
         metadata = await producer.send(topic, value, key=…, headers=…, partition=…)
+        metadata = await producer.send_event(topic, event)
 
 A broker that is away fails nothing: an idempotent aiokafka producer tries for as long as it
 lives. After any error of `send` it is open whether the broker holds the record, and aiokafka
@@ -49,6 +50,7 @@ from agents.platform.metrics import Metrics
 from agents.platform.retry import Transient
 from agents.platform.settings import Settings
 from agents.platform.tls import kafka_options
+from schemas.envelope import Event
 from schemas.errors import LucidError
 
 log = structlog.get_logger(__name__)
@@ -274,6 +276,15 @@ class Producer:
             topic, value, key=key, headers=headers, partition=partition, timestamp_ms=timestamp_ms
         )
         return await self.acknowledged(sending)
+
+    async def submit_event(self, topic: str, event: Event) -> Sending:
+        """Queue an event under its own key and headers, as `submit` does."""
+        key, headers, value = event.to_kafka()
+        return await self.submit(topic, value, key=key, headers=headers)
+
+    async def send_event(self, topic: str, event: Event) -> RecordMetadata:
+        """Send an event and wait for its acknowledgement; raises as `send` does."""
+        return await self.acknowledged(await self.submit_event(topic, event))
 
     def _failed(self, topic: str, size: int, epoch: int, error: KafkaError) -> LucidError:
         if epoch == self._epoch:

@@ -53,9 +53,7 @@ class House:
         """An event as a node sends it; its id and offset."""
         topic = "node.heartbeats" if isinstance(data, HeartbeatSent) else "node.registration"
         event = KINDS[topic](data, "lucid/test/h", subject_of(data))
-        key, headers, value = event.to_kafka()
-        place = self.contract.topic(topic).full_name
-        sent = await self.producer.send(place, value, key=key, headers=[*headers])
+        sent = await self.producer.send_event(self.contract.topic(topic).full_name, event)
         return event.id, sent.offset
 
     async def raw(self, topic: str, key: bytes, value: bytes) -> None:

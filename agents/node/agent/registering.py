@@ -71,9 +71,7 @@ class Node:
     async def send(self, kind: type[NodeTopicEvent], topic: str, data: Strict) -> NodeTopicEvent:
         """Write an event of this node; raises Transient."""
         event = kind(data, f"lucid/node-agent/{self.settings.host}", self.id)
-        key, headers, value = event.to_kafka()
-        place = self.contract.topic(topic).full_name
-        await self.producer.send(place, value, key=key, headers=[*headers])
+        await self.producer.send_event(self.contract.topic(topic).full_name, event)
         return event
 
     async def request(self) -> str:

@@ -76,9 +76,8 @@ class Ticker:
         for topic, kind in (
             ("node.registration", RegistrationEvent), ("node.heartbeats", HeartbeatEvent),
         ):  # fmt: skip
-            key, headers, value = kind(data, source, CLOCK).to_kafka()
             place = self._contract.topic(topic).full_name
-            await self._producer.send(place, value, key=key, headers=[*headers])
+            await self._producer.send_event(place, kind(data, source, CLOCK))
 
 
 @asynccontextmanager

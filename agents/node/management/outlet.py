@@ -80,8 +80,7 @@ class Outlet:
         sent = []
         for one in told:
             topic, event = self.event(one)
-            key, headers, value = event.to_kafka()
             place = self.contract.topic(topic).full_name
-            sent.append(await self.producer.submit(place, value, key=key, headers=[*headers]))
+            sent.append(await self.producer.submit_event(place, event))
         for sending in sent:
             await self.producer.acknowledged(sending)

@@ -28,7 +28,6 @@ from agents.rdp.monitor.metrics import MonitorMetrics
 from agents.rdp.monitor.sampler import Sampler, folders_of
 from agents.rdp.monitor.settings import MonitorSettings
 from agents.rdp.monitor.targets import ServerTarget
-from schemas.envelope import Event
 from schemas.errors import FormatError
 from schemas.rdp_metrics import (
     Alert,
@@ -67,18 +66,16 @@ class Outlet:
 
     async def tell(self, alert: Alert) -> None:
         """Send an alert; returns once the broker holds it. Raises Transient."""
-        await self._send(self.alerts_topic, alert_event(alert, self.source))
+        await self.producer.send_event(self.alerts_topic, alert_event(alert, self.source))
 
     async def samples(self, samples: Sequence[ServerMetrics]) -> None:
         """Send a round's samples; raises the first Transient."""
         await asyncio.gather(*(
-            self._send(self.metrics_topic, MetricsEvent(one, self.source, one.server))
+            self.producer.send_event(
+                self.metrics_topic, MetricsEvent(one, self.source, one.server)
+            )
             for one in samples
         ))  # fmt: skip
-
-    async def _send(self, topic: str, event: Event) -> None:
-        key, headers, value = event.to_kafka()
-        await self.producer.send(topic, value, key=key, headers=[*headers])
 
 
 async def open_alerts(settings: Settings, topic: str, host: str) -> list[AlertRaised]:

@@ -77,9 +77,7 @@ async def build(service: Service) -> AsyncIterator[Sequence[Part]]:
         letters = open_letters(service, producer, contract)
 
         async def send(topic: str, event: Event) -> None:
-            key, headers, value = event.to_kafka()
-            name = contract.topic(topic).full_name
-            await producer.send(name, value, key=key, headers=[*headers])
+            await producer.send_event(contract.topic(topic).full_name, event)
 
         async def bury(topic: str, key: str) -> None:
             await producer.send(contract.topic(topic).full_name, None, key=key.encode())

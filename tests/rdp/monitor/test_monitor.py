@@ -51,9 +51,7 @@ class House:
     servers: list[str] = field(default_factory=list)
 
     async def send(self, topic: str, event: Event) -> None:
-        key, headers, value = event.to_kafka()
-        full = self.contract.topic(topic).full_name
-        await self.producer.send(full, value, key=key, headers=[*headers])
+        await self.producer.send_event(self.contract.topic(topic).full_name, event)
 
     async def configure(self, server: str, **limits: Any) -> None:
         wanted = DesiredServer(

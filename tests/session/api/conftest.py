@@ -35,7 +35,6 @@ from schemas.events import (
     SessionHeartbeat,
     SessionOpened,
     chunk_stored,
-    event_to_kafka,
 )
 from schemas.manifests import manifest_hash
 from tests.conftest import Stack
@@ -71,9 +70,8 @@ class Yard:
     async def tell(self, data: Strict, session: str) -> tuple[int, int]:
         """An event on the topic, handled by the pipeline."""
         event = SessionEvent(data, "lucid/test/h", session)
-        key, headers, value = event_to_kafka(event)
         topic = self.contract.topic("session.events").full_name
-        placed = await self.producer.send(topic, value, key=key, headers=[*headers])
+        placed = await self.producer.send_event(topic, event)
         await self.keeper.handle(event, (placed.partition, placed.offset))
         return placed.partition, placed.offset
 

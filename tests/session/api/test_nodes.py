@@ -98,9 +98,8 @@ async def tell(api: Running, *data: Strict) -> None:
     homes = {model: (topic, kind) for topic, kind in KINDS.items() for model in kind.types.values()}
     for one in data:
         topic, kind = homes[type(one)]
-        key, headers, value = kind(one, "lucid/t/h", subject_of(one), time=WHEN).to_kafka()
-        place = api.yard.contract.topic(topic).full_name
-        await api.yard.producer.send(place, value, key=key, headers=[*headers])
+        event = kind(one, "lucid/t/h", subject_of(one), time=WHEN)
+        await api.yard.producer.send_event(api.yard.contract.topic(topic).full_name, event)
 
 
 async def tell_of_nodes(api: Running) -> None:

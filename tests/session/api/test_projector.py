@@ -48,15 +48,13 @@ class House:
     async def send(self, *data: Strict) -> None:
         topic = self.contract.topic("session.events").full_name
         for one in data:
-            key, headers, value = SessionEvent(one, "lucid/t/h", subject_of(one)).to_kafka()
-            await self.producer.send(topic, value, key=key, headers=[*headers])
+            await self.producer.send_event(topic, SessionEvent(one, "lucid/t/h", subject_of(one)))
 
     async def audit(self, *reasons: str) -> None:
         topic = self.contract.topic("audit.events").full_name
         for reason in reasons:
             data = LetterDiscarded(origin="t/0/1", letter=4, session=ID, reason=reason)
-            key, headers, value = AuditEvent(data, "lucid/cli/h", ID, user="ada").to_kafka()
-            await self.producer.send(topic, value, key=key, headers=[*headers])
+            await self.producer.send_event(topic, AuditEvent(data, "lucid/cli/h", ID, user="ada"))
 
     async def run(self, until: Callable[[], Awaitable[bool]]) -> None:
         """Write the views until a condition holds."""

@@ -23,9 +23,7 @@ ONE = f"{R}/servers/{SERVER}"
 async def tell(yard: Yard, *events: tuple[str, Event]) -> None:
     """What the rooms of RDP servers say."""
     for topic, event in events:
-        key, headers, value = event.to_kafka()
-        full = yard.contract.topic(topic).full_name
-        await yard.producer.send(full, value, key=key, headers=[*headers])
+        await yard.producer.send_event(yard.contract.topic(topic).full_name, event)
 
 
 async def told(api: Running) -> None:

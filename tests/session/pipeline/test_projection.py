@@ -51,7 +51,6 @@ from schemas.events import (
     SessionPaused,
     SessionResumed,
     chunk_stored,
-    event_to_kafka,
     subject_of,
 )
 from schemas.manifests import manifest_hash
@@ -82,10 +81,8 @@ class House:
     async def send(self, data: Strict, session: str) -> tuple[SessionEvent, tuple[int, int]]:
         """Put an event on the topic; its place."""
         event = SessionEvent(data, "lucid/test/h", session)
-        key, headers, value = event_to_kafka(event)
-        placed = await self.producer.send(
-            self.contract.topic("session.events").full_name, value, key=key, headers=[*headers]
-        )
+        topic = self.contract.topic("session.events").full_name
+        placed = await self.producer.send_event(topic, event)
         self.sent.append((event, (placed.partition, placed.offset)))
         return self.sent[-1]
 
