@@ -11,15 +11,13 @@ LucidError
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError, for_code
+from aiokafka.errors import for_code
 from aiokafka.protocol.admin import (
     CreateAclsRequest_v1,
     DeleteAclsRequest_v1,
@@ -38,13 +36,11 @@ from aiokafka.protocol.types import (
 )
 
 from agents.deployment.rights import Operation, Pattern, Resource, Right
-from agents.platform.broker import explain, unreachable
+from agents.platform.broker import administering
 from agents.platform.settings import Settings
-from agents.platform.tls import kafka_options
 from schemas.errors import LucidError
 
 ITERATIONS = 8192
-SECONDS = 15.0
 _SCRAM_SHA_512 = 2
 _ALLOW, _ANY, _MATCH_ANY = 3, 1, 1
 
@@ -116,23 +112,6 @@ class _Fixed(Request[CreateAclsRequest_v1]):  # type: ignore[misc]
         return self._made
 
 
-@asynccontextmanager
-async def _admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
-    client = AIOKafkaAdminClient(**kafka_options(settings), request_timeout_ms=int(SECONDS * 1000))
-    try:
-        async with asyncio.timeout(SECONDS):
-            await client.start()
-    except (KafkaError, TimeoutError) as error:
-        await client.close()
-        raise await explain(settings, error) from error
-    try:
-        yield client
-    except KafkaError as error:
-        raise unreachable(settings, error) from error
-    finally:
-        await client.close()
-
-
 def _check(code: int, message: str | None, what: str) -> None:
     if code:
         raise AdminRefused(
@@ -143,7 +122,7 @@ def _check(code: int, message: str | None, what: str) -> None:
 
 async def set_passwords(settings: Settings, passwords: Mapping[str, str]) -> None:
     """Make the users, or give them these passwords; raises AdminRefused, BrokerUnreachable."""
-    async with _admin(settings) as client:
+    async with administering(settings) as client:
         answer = await client._send_to_controller(_Scram(passwords))
     for user, code, message, _ in answer.results:
         _check(code, message, f"user {user}")
@@ -151,7 +130,7 @@ async def set_passwords(settings: Settings, passwords: Mapping[str, str]) -> Non
 
 async def read_rights(settings: Settings) -> set[Right]:
     """All entries that allow something; raises AdminRefused, BrokerUnreachable."""
-    async with _admin(settings) as client:
+    async with administering(settings) as client:
         return await _read(client)
 
 
@@ -173,7 +152,7 @@ async def _read(client: AIOKafkaAdminClient) -> set[Right]:
 
 async def set_rights(settings: Settings, wanted: set[Right]) -> tuple[set[Right], set[Right]]:
     """Give what is missing, take away what is over; both are returned."""
-    async with _admin(settings) as client:
+    async with administering(settings) as client:
         there = await _read(client)
         missing, over = wanted - there, there - wanted
         if missing:

@@ -3,6 +3,7 @@
 await wait_for_broker(settings, seconds=20)     raises BrokerUnreachable
 async with BrokerProbe(settings) as probe:
     await probe.check()                                    raises BrokerUnreachable
+async with administering(settings) as client:              raises BrokerUnreachable
 
 BrokerUnreachable              (agents/platform/retry.py)
 └── BrokerHandshakeFailed      one is there, and TLS or SASL fails
@@ -11,9 +12,11 @@ BrokerUnreachable              (agents/platform/retry.py)
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from typing import Self
 
+from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.client import AIOKafkaClient
 from aiokafka.conn import collect_hosts, create_conn
 from aiokafka.errors import (
@@ -30,6 +33,7 @@ from agents.platform.tls import handshake_advice, kafka_options
 from schemas.errors import ContractError
 
 ANSWER_SECONDS = 2.0
+ADMIN_SECONDS = 15.0  # to connect, and for each request
 
 
 class TopicMissing(ContractError):
@@ -88,6 +92,26 @@ def _handshake_error(
     if advice is None:
         return None
     return BrokerHandshakeFailed(f"the Kafka broker at {place}: {advice[0]}", hint=advice[1])
+
+
+@asynccontextmanager
+async def administering(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
+    """A client that changes topics, users and rights; raises BrokerUnreachable."""
+    client = AIOKafkaAdminClient(
+        **kafka_options(settings), request_timeout_ms=int(ADMIN_SECONDS * 1000)
+    )
+    try:
+        async with asyncio.timeout(ADMIN_SECONDS):
+            await client.start()
+    except (KafkaError, TimeoutError) as error:
+        await client.close()
+        raise await explain(settings, error) from error
+    try:
+        yield client
+    except KafkaError as error:
+        raise unreachable(settings, error) from error
+    finally:
+        await client.close()
 
 
 class BrokerProbe:

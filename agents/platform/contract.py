@@ -8,25 +8,22 @@ ContractError
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaError, for_code
+from aiokafka.errors import for_code
 
-from agents.platform.broker import explain, unreachable
+from agents.platform.broker import administering
 from agents.platform.settings import Settings
-from agents.platform.tls import kafka_options
 from schemas.errors import ContractError
 from schemas.topics import BrokerState, Contract, Drift, Topic, TopicState, diff, parse_contract
 
 __all__ = ["CannotApply", "Contract", "TopicDrift", "apply_contract", "ensure_contract",
            "load_contract", "read_broker"]  # fmt: skip
 
-CONNECT_SECONDS = 15.0
 VISIBLE_SECONDS = 15.0  # until a new topic shows in every answer
 _SET_ON_TOPIC = 1  # config source DYNAMIC_TOPIC_CONFIG of the Kafka protocol
 _TOPIC_EXISTS = 36
@@ -65,28 +62,9 @@ def _built_in() -> str:
     return (Path(__file__).parents[2] / "topics.yaml").read_text()
 
 
-@asynccontextmanager
-async def _admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
-    client = AIOKafkaAdminClient(
-        **kafka_options(settings), request_timeout_ms=int(CONNECT_SECONDS * 1000)
-    )
-    try:
-        async with asyncio.timeout(CONNECT_SECONDS):
-            await client.start()
-    except (KafkaError, TimeoutError) as error:
-        await client.close()
-        raise await explain(settings, error) from error
-    try:
-        yield client
-    except KafkaError as error:
-        raise unreachable(settings, error) from error
-    finally:
-        await client.close()
-
-
 async def read_broker(settings: Settings, contract: Contract) -> BrokerState:
     """The broker's nodes, and its topics of the contract; raises BrokerUnreachable."""
-    async with _admin(settings) as client:
+    async with administering(settings) as client:
         return await _read(client, contract)
 
 
@@ -146,7 +124,7 @@ async def apply_contract(settings: Settings, contract: Contract) -> list[Drift]:
 
     Raises CannotApply, before anything is changed, for what cannot be mended in place.
     """
-    async with _admin(settings) as client:
+    async with administering(settings) as client:
         drift = diff(contract, await _read(client, contract))
         stuck = [one for one in drift if not one.fixable]
         if stuck:
