@@ -2,41 +2,16 @@
 
 from __future__ import annotations
 
+from agents.platform.stack.kafka_config import one_node
+
 PLAIN_MODULE = "org.apache.kafka.common.security.plain.PlainLoginModule required"
 SCRAM_MODULE = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
 ADMIN = "admin"
-MAX_RECORD = 18 * 1024**2
-
-_KAFKA = f"""\
-# Written by `lucid init`. One node; a cluster has its own.
-process.roles=broker,controller
-node.id=1
-listeners=CLIENTS://0.0.0.0:9092,LOCAL://127.0.0.1:9094,CONTROLLER://127.0.0.1:9093
-advertised.listeners=CLIENTS://lucid-kafka:9092,LOCAL://127.0.0.1:9094,CONTROLLER://127.0.0.1:9093
-inter.broker.listener.name=LOCAL
-controller.listener.names=CONTROLLER
-controller.quorum.bootstrap.servers=127.0.0.1:9093
-log.dirs=/var/lib/kafka/data
-auto.create.topics.enable=false
-num.partitions=1
-default.replication.factor=1
-offsets.topic.num.partitions=4
-offsets.topic.replication.factor=1
-transaction.state.log.num.partitions=4
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
-share.coordinator.state.topic.num.partitions=1
-share.coordinator.state.topic.replication.factor=1
-share.coordinator.state.topic.min.isr=1
-group.initial.rebalance.delay.ms=0
-message.max.bytes={MAX_RECORD}
-replica.fetch.max.bytes={MAX_RECORD}
-socket.request.max.bytes=104857600
-log.cleaner.threads=1
-log.cleaner.dedupe.buffer.size=16777216
-num.io.threads=4
-num.network.threads=2
-"""
+_KAFKA = one_node(
+    "Written by `lucid init`. One node; a cluster has its own.",
+    {"CLIENTS": ("0.0.0.0:9092", "lucid-kafka:9092"), "LOCAL": ("127.0.0.1:9094",) * 2},
+    between="LOCAL", controller=9093, data="/var/lib/kafka/data",
+)  # fmt: skip
 
 
 def kafka_plain() -> str:

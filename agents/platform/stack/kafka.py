@@ -16,49 +16,20 @@ from typing import ClassVar
 
 from agents.platform.stack.cache import RECIPES, Progress, cached, run_build
 from agents.platform.stack.errors import BuildFailed
+from agents.platform.stack.kafka_config import one_node
 from agents.platform.stack.server import Command, NotReady, Server
 from agents.platform.tools import MissingTool, install_hint, require_tool
 
 VERSION = "4.3.1"
 HEAP = "512m"
 MIN_JAVA = 17
-# A sealed chunk is at most 16 MiB of frames and its header; 17 MiB records must pass.
-MAX_RECORD_BYTES = 18 * 1024**2
 _RECIPE = RECIPES / "kafka"
 _COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
 
-_CONFIG = """\
-# Written by `lucid stack up` at every start.
-process.roles=broker,controller
-node.id=1
-listeners=BROKER://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=BROKER://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+_MORE = """\
 listener.security.protocol.map=BROKER:PLAINTEXT,CONTROLLER:PLAINTEXT
-inter.broker.listener.name=BROKER
-controller.listener.names=CONTROLLER
-controller.quorum.bootstrap.servers=127.0.0.1:{controller}
-log.dirs={data}
-auto.create.topics.enable=false
-num.partitions=1
-default.replication.factor=1
-offsets.topic.num.partitions=4
-offsets.topic.replication.factor=1
-transaction.state.log.num.partitions=4
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
-share.coordinator.state.topic.num.partitions=1
-share.coordinator.state.topic.replication.factor=1
-share.coordinator.state.topic.min.isr=1
-group.initial.rebalance.delay.ms=0
-message.max.bytes={record}
-replica.fetch.max.bytes={record}
-socket.request.max.bytes=104857600
 log.segment.bytes=268435456
 log.retention.hours=168
-log.cleaner.threads=1
-log.cleaner.dedupe.buffer.size=16777216
-num.io.threads=4
-num.network.threads=2
 """
 
 
@@ -93,9 +64,12 @@ class Kafka(Server):
         for each in (data, scratch):
             each.mkdir(parents=True, exist_ok=True)
         config = folder / "server.properties"
-        config.write_text(
-            _CONFIG.format(port=port, controller=controller, data=data, record=MAX_RECORD_BYTES)
-        )
+        address = f"127.0.0.1:{port}"
+        lines = one_node(
+            "Written by `lucid stack up` at every start.", {"BROKER": (address, address)},
+            between="BROKER", controller=controller, data=str(data),
+        )  # fmt: skip
+        config.write_text(lines + _MORE)
         java = [
             str(_java()),
             "-Xms128m",
