@@ -7,7 +7,6 @@ LucidError
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Annotated, Any, TypeAlias, get_args
 
 import typer
@@ -17,7 +16,7 @@ from rich.text import Text
 from agents.auditor.commands import Identities, What, source_of, steps
 from agents.auditor.reading import frame_payloads, open_session
 from agents.auditor.traces import Export
-from agents.platform.output import AsJson, print_json, print_wide
+from agents.platform.output import AsJson, clock, print_json, print_wide
 from schemas.activity import (
     CODEC_ACTIVITY,
     Clipboard,
@@ -78,7 +77,7 @@ def activity(
     for heading in ("time (UTC)", "type", "what"):
         table.add_column(heading, no_wrap=heading != "what")
     for time, entry in found:
-        table.add_row(_moment(time), type_name(entry), Text(describe(entry)))
+        table.add_row(clock(time, "milliseconds"), type_name(entry), Text(describe(entry)))
     print_wide(table, 120)
 
 
@@ -104,10 +103,6 @@ def _texts(entry: Entry) -> Iterator[str]:
 
 def _fields(time: int, entry: Entry) -> dict[str, Any]:
     return {"time": time, "type": type_name(entry), **entry.model_dump(mode="json")}
-
-
-def _moment(microseconds: int) -> str:
-    return datetime.fromtimestamp(microseconds / 1e6, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
 
 
 def describe(entry: Entry) -> str:

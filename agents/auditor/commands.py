@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,7 +20,7 @@ from agents.auditor.files import whole_file
 from agents.auditor.reading import Newest, frame_payloads, open_session
 from agents.auditor.sessions import SessionSummary, list_sessions, show_session
 from agents.auditor.traces import Export, Form, verified
-from agents.platform.output import AsJson, errors, print_json, print_wide
+from agents.platform.output import AsJson, clock, clock_utc, errors, print_json, print_wide
 from agents.platform.settings import Settings
 from agents.platform.stored_sessions import find_session
 from agents.platform.verification import Step, run_verification
@@ -209,7 +208,7 @@ def list_command(
         table.add_column(heading, justify="right")
     for one in found:
         table.add_row(
-            one.session, _state(one), _moment(one.started), one.host, f"{one.seconds:.1f}",
+            one.session, _state(one), clock(one.started), one.host, f"{one.seconds:.1f}",
             "" if one.frames is None else str(one.frames), str(one.chunks),
             f"{one.stored_bytes / 1e6:.1f}",
         )  # fmt: skip
@@ -219,10 +218,6 @@ def list_command(
 def _state(one: SessionSummary) -> str:
     """`completed, content erased`: what was erased stands behind the state."""
     return ", ".join([one.state, *(f"{stage} {far}" for stage, far in sorted(one.erased.items()))])
-
-
-def _moment(microseconds: int) -> str:
-    return datetime.fromtimestamp(microseconds / 1e6, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 @sessions_app.command("show")
@@ -240,7 +235,7 @@ def show_command(
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, value in fields.items():
         if name == "started":
-            value = f"{_moment(value)} UTC"
+            value = clock_utc(value)
         elif isinstance(value, list):
             value = "\n".join(map(str, value))
         elif isinstance(value, dict):

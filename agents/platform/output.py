@@ -1,9 +1,13 @@
-"""What all commands print with: one console each for results and for people, and JSON."""
+"""What all commands share: options, and what they print with.
+
+There is one console each for results and for people, JSON, and one way to write a time.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import structlog
@@ -12,6 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Wait = Annotated[float, typer.Option(help="Seconds to wait for the answer; 0 does not wait.")]
+Why = Annotated[str, typer.Option(help="Goes into the events.")]
 
 errors = Console(stderr=True, highlight=False)
 
@@ -37,3 +43,19 @@ def print_wide(table: Table, least: int) -> None:
 def print_json(value: Any) -> None:
     """One JSON document on standard output, keys in the order given."""
     typer.echo(json.dumps(value, indent=2, default=str))
+
+
+def clock(micros: int | None, parts: str = "seconds") -> str:
+    """Microseconds since 1970 as people read them, in UTC; cut, not rounded, after `parts`.
+
+    None and 0 stand for never, which is an empty text.
+    """
+    if not micros:
+        return ""
+    time = datetime.fromtimestamp(micros / 1e6, UTC).replace(tzinfo=None)
+    return time.isoformat(" ", timespec=parts)
+
+
+def clock_utc(micros: int) -> str:
+    """The same to the second, and says that it is UTC."""
+    return f"{clock(micros)} UTC"

@@ -11,20 +11,18 @@ import asyncio
 from typing import Any
 from uuid import uuid4
 
-from agents.platform.answers import Answers, NoAnswer
-from agents.platform.audit import Audit
-from agents.platform.contract import ensure_contract, load_contract
-from agents.platform.producer import Producer
+from agents.platform.answers import NoAnswer
+from agents.platform.ordering import Orders
 from agents.platform.settings import Settings
 from schemas.audit import NodeOrdered
-from schemas.canonical import encode
 from schemas.errors import LucidError
 from schemas.node_commands import NodeCommand
 from schemas.node_events import LifecycleEvent, NodeCommandDone, NodeCommandRefused
 from schemas.node_states import NodeRefused
 
 WAIT = 15.0
-ANSWERS = (NodeCommandDone, NodeCommandRefused)
+ORDERS = Orders("node.commands", "node.lifecycle", LifecycleEvent,
+                (NodeCommandDone, NodeCommandRefused))  # fmt: skip
 
 
 class CommandRefused(LucidError):
@@ -42,26 +40,16 @@ def make_command(action: str, **fields: Any) -> NodeCommand:
 
 async def ask(settings: Settings, command: NodeCommand, seconds: float = WAIT) -> None:
     """Send a command and wait until it is done. Raises CommandRefused, NoAnswer, Transient."""
-    await ensure_contract(settings)
-    contract = load_contract(settings)
-    topic = contract.topic("node.commands").full_name
-    async with (
-        Answers(settings, contract, "node.lifecycle", LifecycleEvent) as answers,
-        Producer(settings, contract.limits) as producer,
-    ):
-        audit = Audit(producer, contract, host=settings.host)
-        await audit.record(NodeOrdered(command=command), command.about)
-        await producer.send(topic, encode(command), key=command.about.encode())
-        try:
-            event = await answers.wait(command.id, seconds, types=ANSWERS)
-        except NoAnswer as error:
-            raise NoAnswer(
-                f"no manager answered {command.action} of {command.about} within {seconds:g} s",
-                hint="Start one with `lucid run node-management`; it does then what is in the "
-                "topic",
-            ) from error
-    if isinstance(event.data, NodeCommandRefused):
-        raise CommandRefused(f"refused: {event.data.reason}", cause=event.data.code)
+    act = NodeOrdered(command=command)
+    try:
+        answer = await ORDERS.send(settings, command, act, command.about, seconds=seconds)
+    except NoAnswer as error:
+        raise NoAnswer(
+            f"no manager answered {command.action} of {command.about} within {seconds:g} s",
+            hint="Start one with `lucid run node-management`; it does then what is in the topic",
+        ) from error
+    if isinstance(answer, NodeCommandRefused):
+        raise CommandRefused(f"refused: {answer.reason}", cause=answer.code)
 
 
 def order(action: str, **fields: Any) -> NodeCommand:

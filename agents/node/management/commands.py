@@ -15,7 +15,7 @@ from agents.node.management.asking import order
 from agents.node.management.keeper import States
 from agents.platform.catalog import Catalog
 from agents.platform.contract import load_contract
-from agents.platform.output import AsJson, print_json, print_wide, quiet
+from agents.platform.output import AsJson, Why, clock, print_json, print_wide, quiet
 from agents.platform.settings import Settings
 from agents.platform.topic_reader import read_topic
 from schemas.errors import FormatError, LucidError
@@ -28,7 +28,6 @@ from schemas.node_states import NodeState
 
 app = typer.Typer(help="Nodes, their pools, their work.", no_args_is_help=True)
 Node = Annotated[str, typer.Argument(help="The node's id.")]
-Why = Annotated[str, typer.Option(help="Goes into the events.")]
 Found = TypeVar("Found")
 _SPAN = re.compile(r"([1-9][0-9]{0,5})([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -72,11 +71,6 @@ def when(text: str, now: datetime) -> datetime:
 
 def micros(time: datetime) -> int:
     return round(time.timestamp() * 1_000_000)
-
-
-def clock(time: int | None) -> str:
-    """Microseconds as people read them."""
-    return "" if not time else f"{datetime.fromtimestamp(time / 1e6, UTC):%Y-%m-%d %H:%M:%S}"
 
 
 @app.command()

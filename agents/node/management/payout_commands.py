@@ -8,9 +8,9 @@ import typer
 from rich.table import Table
 
 from agents.node.management.asking import order
-from agents.node.management.commands import Node, Why, reading, tell
+from agents.node.management.commands import Node, reading, tell
 from agents.node.management.keeper import States
-from agents.platform.output import AsJson, print_json, print_wide
+from agents.platform.output import AsJson, Why, print_json, print_wide
 from schemas.node_payouts import PayoutState
 
 app = typer.Typer(help="Requests to pay for work; nothing here pays.", no_args_is_help=True)

@@ -8,9 +8,9 @@ import typer
 from rich.table import Table
 
 from agents.node.management.asking import order
-from agents.node.management.commands import Node, NoSuchNode, Why, clock, reading, tell
+from agents.node.management.commands import Node, NoSuchNode, reading, tell
 from agents.node.management.keeper import States
-from agents.platform.output import AsJson, print_json, print_wide
+from agents.platform.output import AsJson, Why, clock, print_json, print_wide
 from schemas.node_pools import PoolState
 
 app = typer.Typer(help="Pools of nodes.", no_args_is_help=True)

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
-from agents.platform.answers import Answers
-from agents.platform.audit import Audit
-from agents.platform.contract import ensure_contract, load_contract
-from agents.platform.output import AsJson, print_json, print_wide, quiet
-from agents.platform.producer import Producer
+from agents.platform.contract import load_contract
+from agents.platform.ordering import Orders
+from agents.platform.output import AsJson, Wait, Why, clock_utc, print_json, print_wide, quiet
 from agents.platform.settings import Settings
 from agents.platform.topic_reader import read_topic
 from agents.rdp.controller.errors import NoSuchSession
 from agents.rdp.controller.listing import Listing, Story
 from schemas.audit import RdpSessionOrdered
-from schemas.canonical import encode
 from schemas.errors import FormatError, LucidError
 from schemas.rdp_session_commands import RdpSessionCommand, SessionAction
 from schemas.rdp_session_events import (
@@ -34,9 +30,9 @@ from schemas.rdp_sessions import OVER
 from schemas.sessions import new_session_id, parse_session_id
 
 app = typer.Typer(help="Desktop sessions: who is on which server.", no_args_is_help=True)
+ORDERS = Orders("rdp.session.commands", "rdp.session.events", RdpSessionEvent,
+                (RdpCommandDone, RdpCommandRefused))  # fmt: skip
 Session = Annotated[str, typer.Argument(help="The desktop session's id.")]
-Wait = Annotated[float, typer.Option(help="Seconds to wait for the answer; 0 does not wait.")]
-Why = Annotated[str, typer.Option(help="Goes into the events.")]
 
 
 class Refused(LucidError):
@@ -65,7 +61,7 @@ def list_sessions(
         table.add_row(
             one.session.session, one.session.state, one.session.user, one.session.display,
             str(_clients(one)), one.session.server, one.session.recording or "none",
-            _when(one.session.changed),
+            clock_utc(one.session.changed),
         )  # fmt: skip
     print_wide(table, 190)
 
@@ -81,7 +77,7 @@ def show(session: Session, as_json: AsJson = False) -> None:
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, value in _facts(story).items():
         if name != "connections":
-            text = _when(value) if name in ("created", "changed") else str(value)
+            text = clock_utc(value) if name in ("created", "changed") else str(value)
             table.add_row(name, text if value not in (None, "", []) else "-")
     print_wide(table, 100)
     table = Table(box=None, pad_edge=False, show_header=False)
@@ -91,28 +87,17 @@ def show(session: Session, as_json: AsJson = False) -> None:
     print_wide(table, 160)
 
 
-@app.command()
-def suspend(
-    session: Session, reason: Why = "requested", wait: Wait = 60.0, as_json: AsJson = False
-) -> None:
-    """Stop a session's programs and cut its clients off; it is recorded all the same."""
-    _order("suspend", session, reason, wait, as_json)
+def _add(action: SessionAction, about: str) -> None:
+    @app.command(action, help=about)
+    def run(
+        session: Session, reason: Why = "requested", wait: Wait = 60.0, as_json: AsJson = False
+    ) -> None:
+        _order(action, session, reason, wait, as_json)
 
 
-@app.command()
-def resume(
-    session: Session, reason: Why = "requested", wait: Wait = 60.0, as_json: AsJson = False
-) -> None:
-    """Let a suspended session go on."""
-    _order("resume", session, reason, wait, as_json)
-
-
-@app.command()
-def terminate(
-    session: Session, reason: Why = "requested", wait: Wait = 60.0, as_json: AsJson = False
-) -> None:
-    """End a session: its programs, its recording, its X server."""
-    _order("terminate", session, reason, wait, as_json)
+_add("suspend", "Stop a session's programs and cut its clients off; it is recorded all the same.")
+_add("resume", "Let a suspended session go on.")
+_add("terminate", "End a session: its programs, its recording, its X server.")
 
 
 # -- underneath ------------------------------------------------------------------------------
@@ -140,23 +125,12 @@ async def _send(
     settings: Settings, command: RdpSessionCommand, wait: float
 ) -> RdpCommandDone | None:
     """Send a command; the answer, None if nobody waits for it. Raises Refused, NoAnswer."""
-    await ensure_contract(settings)
-    contract = load_contract(settings)
-    topic = contract.topic("rdp.session.commands").full_name
-    async with (
-        Producer(settings, contract.limits) as producer,
-        Answers(settings, contract, "rdp.session.events", RdpSessionEvent) as answers,
-    ):
-        audit = Audit(producer, contract, host=settings.host)
-        await audit.record(RdpSessionOrdered(command=command), command.session)
-        await producer.send(topic, encode(command), key=command.session.encode())
-        if not wait:
-            return None
-        event = await answers.wait(command.id, wait, types=(RdpCommandDone, RdpCommandRefused))
-    if isinstance(event.data, RdpCommandRefused):
-        raise Refused(event.data)
-    assert isinstance(event.data, RdpCommandDone)
-    return event.data
+    act = RdpSessionOrdered(command=command)
+    answer = await ORDERS.send(settings, command, act, command.session, seconds=wait)
+    if isinstance(answer, RdpCommandRefused):
+        raise Refused(answer)
+    assert answer is None or isinstance(answer, RdpCommandDone)
+    return answer
 
 
 async def read_listing(settings: Settings) -> Listing:
@@ -210,7 +184,3 @@ def _line(event: RdpSessionEvent) -> dict[str, str]:
         what, state = "notice", getattr(data, "answer", "")
     return {"time": f"{event.time:%Y-%m-%d %H:%M:%S.%f}", "what": what, "state": str(state),
             "reason": str(reason)}  # fmt: skip
-
-
-def _when(micros: int) -> str:
-    return f"{datetime.fromtimestamp(micros / 1e6, UTC):%Y-%m-%d %H:%M:%S} UTC"

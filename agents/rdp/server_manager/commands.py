@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -11,27 +10,23 @@ import typer
 from pydantic import ValidationError
 from rich.table import Table
 
-from agents.platform.answers import Answers
-from agents.platform.audit import Audit
 from agents.platform.catalog import Catalog, Document
-from agents.platform.contract import ensure_contract, load_contract
-from agents.platform.output import AsJson, print_json, print_wide, quiet
-from agents.platform.producer import Producer
+from agents.platform.ordering import Orders
+from agents.platform.output import AsJson, Wait, Why, clock_utc, print_json, print_wide, quiet
 from agents.platform.settings import Settings
 from agents.rdp.server_manager.keeper import SERVERS
 from agents.rdp.server_manager.ports import PORTS
 from schemas.audit import RdpServerOrdered
-from schemas.canonical import encode
 from schemas.errors import LucidError
-from schemas.rdp_commands import ServerAction, ServerCommand
+from schemas.rdp_commands import PortAction, ServerAction, ServerCommand
 from schemas.rdp_servers import ServerCommandDone, ServerCommandRefused, ServerEvent
 from schemas.sessions import new_session_id
 
 PORT_RESULTS = {"block_port": "blocked", "unblock_port": "not blocked"}
 app = typer.Typer(help="RDP servers: desktops that are recorded.", no_args_is_help=True)
+ORDERS = Orders("rdp.server.commands", "rdp.server.events", ServerEvent,
+                (ServerCommandDone, ServerCommandRefused))  # fmt: skip
 Name = Annotated[str, typer.Argument(help="The server's name or id.")]
-Wait = Annotated[float, typer.Option(help="Seconds to wait for the answer; 0 does not wait.")]
-Why = Annotated[str, typer.Option(help="Goes into the events.")]
 Host = Annotated[str, typer.Option(help="Whose; the manager's own host by default.")]
 
 
@@ -90,69 +85,33 @@ def create(
     _send_and_tell(command, name, wait, as_json)
 
 
-def _simple(action: ServerAction, name: str, reason: str, wait: float, as_json: bool) -> None:
-    server = asyncio.run(_find(Settings.load(), name))["_id"]
-    _send_and_tell(
-        _command(action=action, server=server, reason=reason), name, wait, as_json
-    )  # fmt: skip
+def _add(action: ServerAction, about: str) -> None:
+    @app.command(action, help=about)
+    def run(
+        name: Name, reason: Why = "requested", wait: Wait = 60.0, as_json: AsJson = False
+    ) -> None:
+        server = asyncio.run(_find(Settings.load(), name))["_id"]
+        command = _command(action=action, server=server, reason=reason)
+        _send_and_tell(command, name, wait, as_json)
 
 
-@app.command()
-def start(
-    name: Name, reason: Why = "requested", wait: Wait = 60.0, as_json: AsJson = False
-) -> None:
-    """Start a server that is stopped, has failed or is under maintenance."""
-    _simple("start", name, reason, wait, as_json)
+def _add_of_ports(action: PortAction, about: str) -> None:
+    @app.command(action.replace("_", "-"), help=about)
+    def run(
+        port: int, host: Host = "", reason: Why = "requested", wait: Wait = 60.0,
+        as_json: AsJson = False,
+    ) -> None:  # fmt: skip
+        command = _command(action=action, port=port, host=host, reason=reason)
+        _send_and_tell(command, f"port {port}", wait, as_json)
 
 
-@app.command()
-def stop(name: Name, reason: Why = "requested", wait: Wait = 60.0, as_json: AsJson = False) -> None:
-    """Stop a server; its desktops end, its port stays its own."""
-    _simple("stop", name, reason, wait, as_json)
-
-
-@app.command()
-def restart(
-    name: Name, reason: Why = "requested", wait: Wait = 60.0, as_json: AsJson = False
-) -> None:
-    """Stop and start a server; its desktops end."""
-    _simple("restart", name, reason, wait, as_json)
-
-
-@app.command()
-def maintain(
-    name: Name, reason: Why = "requested", wait: Wait = 60.0, as_json: AsJson = False
-) -> None:
-    """Stop a server for maintenance; `start` ends that."""
-    _simple("maintain", name, reason, wait, as_json)
-
-
-@app.command()
-def delete(
-    name: Name, reason: Why = "requested", wait: Wait = 60.0, as_json: AsJson = False
-) -> None:
-    """Delete a server: its processes, its files and its desired state. Recordings stay."""
-    _simple("delete", name, reason, wait, as_json)
-
-
-@app.command("block-port")
-def block_port(
-    port: int, host: Host = "", reason: Why = "requested", wait: Wait = 60.0,
-    as_json: AsJson = False,
-) -> None:  # fmt: skip
-    """Give a port to no server."""
-    command = _command(action="block_port", port=port, host=host, reason=reason)
-    _send_and_tell(command, f"port {port}", wait, as_json)
-
-
-@app.command("unblock-port")
-def unblock_port(
-    port: int, host: Host = "", reason: Why = "requested", wait: Wait = 60.0,
-    as_json: AsJson = False,
-) -> None:  # fmt: skip
-    """Let a blocked port be given to servers again."""
-    command = _command(action="unblock_port", port=port, host=host, reason=reason)
-    _send_and_tell(command, f"port {port}", wait, as_json)
+_add("start", "Start a server that is stopped, has failed or is under maintenance.")
+_add("stop", "Stop a server; its desktops end, its port stays its own.")
+_add("restart", "Stop and start a server; its desktops end.")
+_add("maintain", "Stop a server for maintenance; `start` ends that.")
+_add("delete", "Delete a server: its processes, its files and its desired state. Recordings stay.")
+_add_of_ports("block_port", "Give a port to no server.")
+_add_of_ports("unblock_port", "Let a blocked port be given to servers again.")
 
 
 @app.command("list")
@@ -204,7 +163,7 @@ def ports(as_json: AsJson = False) -> None:
     for title in ("host", "port", "state", "server", "until", "reason"):
         table.add_column(title)
     for one in shown:
-        until = _when(one["until"]) if one["until"] else "-"
+        until = clock_utc(one["until"]) if one["until"] else "-"
         table.add_row(one["host"], str(one["port"]), one["state"], one["server"] or "-", until,
                       one["reason"])  # fmt: skip
     print_wide(table, 120)
@@ -246,25 +205,16 @@ def _send_and_tell(command: ServerCommand, name: str, wait: float, as_json: bool
     typer.echo(f"{name} is {what}{where}")
 
 
-async def _send(settings: Settings, command: ServerCommand, wait: float) -> Any:
+async def _send(
+    settings: Settings, command: ServerCommand, wait: float
+) -> ServerCommandDone | None:
     """Send a command; the answer, None if nobody waits for it. Raises Refused, NoAnswer."""
-    await ensure_contract(settings)
-    contract = load_contract(settings)
-    topic = contract.topic("rdp.server.commands").full_name
-    async with Producer(settings, contract.limits) as producer:
-        audit = Audit(producer, contract, host=settings.host)
-        await audit.record(RdpServerOrdered(command=command), command.key)
-        if not wait:
-            await producer.send(topic, encode(command), key=command.key.encode())
-            return None
-        async with Answers(settings, contract, "rdp.server.events", ServerEvent) as answers:
-            await producer.send(topic, encode(command), key=command.key.encode())
-            event = await answers.wait(
-                command.id, wait, types=(ServerCommandDone, ServerCommandRefused)
-            )
-    if isinstance(event.data, ServerCommandRefused):
-        raise Refused(event.data)
-    return event.data
+    act = RdpServerOrdered(command=command)
+    answer = await ORDERS.send(settings, command, act, command.key, seconds=wait)
+    if isinstance(answer, ServerCommandRefused):
+        raise Refused(answer)
+    assert answer is None or isinstance(answer, ServerCommandDone)
+    return answer
 
 
 async def _documents(settings: Settings, collection: str) -> list[Document]:
@@ -305,11 +255,7 @@ def _flat(fields: dict[str, Any], before: str = "") -> list[tuple[str, str]]:
         if isinstance(value, dict):
             rows += _flat(value, f"{title} ")
         elif name in ("created", "changed"):
-            rows.append((title, _when(value)))
+            rows.append((title, clock_utc(value)))
         else:
             rows.append((title, "-" if value in (None, "") else str(value)))
     return rows
-
-
-def _when(micros: int) -> str:
-    return f"{datetime.fromtimestamp(micros / 1e6, UTC):%Y-%m-%d %H:%M:%S} UTC"

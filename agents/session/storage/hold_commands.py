@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -12,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from rich.table import Table
 
 from agents.platform.audit import acting_user
-from agents.platform.output import AsJson, print_json, print_wide, quiet, say
+from agents.platform.output import AsJson, clock, print_json, print_wide, quiet, say
 from agents.platform.projections import wall_clock
 from agents.platform.settings import Settings
 from agents.session.storage.retention import House, open_house
@@ -128,7 +127,7 @@ def list_command(as_json: AsJson = False) -> None:
         table.add_column(heading, no_wrap=True)
     table.add_column("reason", overflow="fold")
     for one in found:
-        when = datetime.fromtimestamp(one.set_at / 1e6, UTC).strftime("%Y-%m-%d %H:%M")
+        when = clock(one.set_at, "minutes")
         table.add_row(one.id, one.scope[:60], when, one.set_by, one.reason)
     if found:
         print_wide(table, 140)

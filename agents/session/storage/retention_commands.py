@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -18,7 +17,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from agents.platform.keys import load_signer
-from agents.platform.output import AsJson, errors, print_json, print_wide, quiet
+from agents.platform.output import AsJson, clock, errors, print_json, print_wide, quiet
 from agents.platform.settings import Settings
 from agents.session.storage.retention import House, open_house, rows_to_do
 from agents.session.storage.retention_erasing import Done
@@ -160,7 +159,7 @@ def show_plan(found: Plan) -> None:
     for row in found.rows:
         color = COLORS[row.action]
         table.add_row(
-            row.session, row.project[:30], _moment(row.ended), row.stage,
+            row.session, row.project[:30], clock(row.ended, "minutes"), row.stage,
             f"{row.rule.scope} {days_text(row.rule.keep)}", f"[{color}]{row.action}[/]",
             f"{row.size / 1e6:.1f}", ", ".join(row.held_by), row.why,
         )  # fmt: skip
@@ -187,7 +186,3 @@ def show_done(done: Sequence[Done]) -> None:
     for one in done:
         table.add_row(one.session, one.stage, one.outcome, f"{one.size / 1e6:.1f}", one.detail)
     print_wide(table, 160)
-
-
-def _moment(microseconds: int) -> str:
-    return datetime.fromtimestamp(microseconds / 1e6, UTC).strftime("%Y-%m-%d %H:%M")
