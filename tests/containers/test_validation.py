@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.containers.conftest import HERE, Deployed, docker
+from tests.waiting import wait_for
 
 DRIFT = """
 import asyncio, sys
@@ -95,24 +94,17 @@ def _health(name: str) -> str:
     return docker("inspect", name, "--format", "{{.State.Health.Status}}").strip()
 
 
-def until(what: Callable[[], bool], seconds: float = 120.0) -> float:
-    """Seconds until something is so; fails when it is not in time."""
-    begin = time.monotonic()
-    while not what():
-        assert time.monotonic() - begin < seconds, "it did not come about"
-        time.sleep(0.2)
-    return time.monotonic() - begin
-
-
 def test_without_its_catalog_a_service_is_unhealthy_and_recovers(deployed: Deployed) -> None:
     names = ["lucid-session-storage", "lucid-session-pipeline", "lucid-session-api"]
     docker("pause", "lucid-mongodb")
     try:
-        until(lambda: all(_health(name) == "unhealthy" for name in names))
+        wait_for(
+            lambda: all(_health(name) == "unhealthy" for name in names), seconds=120, every=0.2
+        )
         assert _health("lucid-session-recorder") == "healthy"
     finally:
         docker("unpause", "lucid-mongodb")
-    until(lambda: all(_health(name) == "healthy" for name in names))
+    wait_for(lambda: all(_health(name) == "healthy" for name in names), seconds=120, every=0.2)
 
 
 def test_each_service_may_only_what_the_contract_says(deployed: Deployed) -> None:

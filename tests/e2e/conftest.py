@@ -8,10 +8,9 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,19 +19,9 @@ from uuid import uuid4
 import pytest
 
 from tests.conftest import Stack
+from tests.waiting import wait_for
 
 SERVICES = ("processor", "storage", "pipeline", "recorder")
-
-
-def wait_for(look: Callable[[], Any], what: str, seconds: float = 30.0) -> Any:
-    """The first true answer of `look`; fails the test after a deadline."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        found = look()
-        if found:
-            return found
-        time.sleep(0.1)
-    pytest.fail(f"no {what} within {seconds:g} s")
 
 
 @dataclass

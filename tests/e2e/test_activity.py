@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import Installation, wait_for, xvfb
+from tests.e2e.conftest import Installation, xvfb
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.display
 POLICY = {"windows": True, "clipboard": "use", "files": False, "keys": "basic"}

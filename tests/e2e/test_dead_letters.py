@@ -29,8 +29,9 @@ from schemas.manifests import wrapped_key_text
 from schemas.sessions import new_session_id
 from schemas.stored import ChunkRecord, ManifestRecord
 from tests.conftest import Stack
-from tests.e2e.conftest import Installation, install, wait_for
+from tests.e2e.conftest import Installation, install
 from tests.factories import RECORDER, Identity, Recording, make_session
+from tests.waiting import wait_for
 
 Raw = tuple[str, bytes | None, Sequence[tuple[str, bytes | None]], bytes | None]
 SMALL = {"LUCID_RECORDER_CUT_BYTES": "60000"}

@@ -12,8 +12,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.conftest import Stack
-from tests.e2e.conftest import Installation, install, wait_for
+from tests.e2e.conftest import Installation, install
 from tests.e2e.forwarder import Forwarder
+from tests.waiting import wait_for
 
 MIB = 1024**2
 FILES = ["00000000.chunk", "checkpoint.txt", "key.age", "manifest.json"]

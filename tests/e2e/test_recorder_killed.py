@@ -11,8 +11,9 @@ from agents.session.recorder.sources.synthetic import SyntheticSource
 from schemas.chunks import read_chunk, unseal
 from schemas.datakey import derive, unwrap
 from schemas.frames import Kind
-from tests.e2e.conftest import Installation, wait_for, xvfb
+from tests.e2e.conftest import Installation, xvfb
 from tests.e2e.test_spine import live_session
+from tests.waiting import wait_for
 
 
 def payloads(lucid: Installation, session: str) -> list[bytes]:

@@ -17,7 +17,8 @@ from agents.platform.projections import wall_clock
 from agents.platform.settings import Settings
 from agents.platform.topic_reader import read_topic
 from schemas.retention import DAY
-from tests.e2e.conftest import Installation, wait_for
+from tests.e2e.conftest import Installation
+from tests.waiting import wait_for
 
 UNKNOWN = "01a20c5b-f2fa-7557-ac1e-5c3397094c1d"
 

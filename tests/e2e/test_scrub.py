@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import Stack
-from tests.e2e.conftest import Installation, install, wait_for
+from tests.e2e.conftest import Installation, install
+from tests.waiting import wait_for
 
 UNKNOWN = "01a20c5b-f2fa-7557-ac1e-5c3397094c1d"
 CHUNK = "00000000.chunk"

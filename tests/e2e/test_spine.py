@@ -16,7 +16,8 @@ from agents.platform.keys import load_identities
 from agents.session.processor.sealer import open_session
 from agents.session.processor.session import Session
 from schemas.frames import from_kafka
-from tests.e2e.conftest import Installation, wait_for, xvfb
+from tests.e2e.conftest import Installation, xvfb
+from tests.waiting import wait_for
 
 
 def record(lucid: Installation, *arguments: str) -> str:

@@ -15,9 +15,10 @@ from redis import Redis
 
 from agents.platform.settings import Settings
 from tests.conftest import Stack
-from tests.e2e.conftest import Installation, install, wait_for
+from tests.e2e.conftest import Installation, install
 from tests.platform.certificates import Authority
 from tests.platform.tls_servers import PASSWORD, USER, TlsFerretDB, TlsKafka, TlsRedis, started
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.stack
 SERVICES = ("processor", "storage", "pipeline")

@@ -8,7 +8,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -28,6 +27,7 @@ from schemas.receipts import ReceiptEvent, fits
 from schemas.sessions import new_session_id
 from tests.conftest import Stack
 from tests.platform.topics import create_topic
+from tests.waiting import wait_for
 
 VECTORS = Path(__file__).parents[1] / "vectors"
 CLOSED = read_anchor((VECTORS / "closed" / "anchor.json").read_bytes())
@@ -172,12 +172,14 @@ class Client:
         return asyncio.run(read())
 
     def until(self, look: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + 60
-        while not look():
-            assert time.monotonic() < deadline, what
-            assert self.running is not None
-            assert self.running.poll() is None, self.running.communicate()
-            time.sleep(0.005)
+        assert (running := self.running) is not None
+
+        def there() -> bool:
+            found = look()
+            assert found or running.poll() is None, running.communicate()
+            return found
+
+        wait_for(there, what, 60, every=0.005)
 
 
 @pytest.fixture
@@ -226,12 +228,12 @@ def test_a_client_that_is_killed_has_each_anchor_once_and_a_receipt_of_each(clie
 def test_what_is_no_anchor_is_told_and_passed_over(client: Client) -> None:
     client.put([b"noise", b"{}", encode(CLOSED)])
     client.start()
-    client.until(lambda: len(client.receipts()) == 1, "a receipt")
+    client.until(lambda: len(client.receipts()) == 1, "receipt")
     status, said = client.end(signal.SIGINT)
     assert status == 0
     assert said.count("is no anchor") == 2
     client.put([encode(anchors(1)[0])])
     client.start()
-    client.until(lambda: len(client.receipts()) == 2, "another receipt")
+    client.until(lambda: len(client.receipts()) == 2, "second receipt")
     status, said = client.end(signal.SIGTERM)
     assert (status, said) == (0, ""), "the offsets before were committed"

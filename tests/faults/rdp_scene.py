@@ -40,13 +40,14 @@ from schemas.rdp_processes import XrdpProcessEvent
 from schemas.rdp_servers import ServerEvent
 from schemas.rdp_session_events import RdpSessionEvent
 from tests.conftest import Stack
-from tests.e2e.conftest import Installation, install, wait_for, xvfb
+from tests.e2e.conftest import Installation, install, xvfb
 from tests.faults import rdp_judge as judge
 from tests.faults.judge import FINAL
 from tests.faults.rdp_census import DISPLAY, FIRST, LAST, census
 from tests.faults.rdp_plan import SERVICES as KILLED
 from tests.faults.rdp_plan import Step
 from tests.rdp.controller.real import Account, account, client
+from tests.waiting import wait_for
 
 OTHERS = ("processor", "storage", "pipeline", "recorder", "node-agent")
 MARK = "LUCID_RDP_SERVER"

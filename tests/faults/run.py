@@ -19,7 +19,7 @@ from pymongo import MongoClient
 
 from agents.platform.catalog import ALIASES, PROJECTED
 from tests.conftest import Stack, own_settings
-from tests.e2e.conftest import Installation, install, wait_for
+from tests.e2e.conftest import Installation, install
 from tests.faults import disk
 from tests.faults.fleet import Fleet
 from tests.faults.judge import FINAL, Left, Verdict, judge
@@ -29,6 +29,7 @@ from tests.faults.report import Outcome
 from tests.faults.schedule import PAUSE, Fault, make_schedule
 from tests.faults.servers import Servers
 from tests.faults.topics import count
+from tests.waiting import wait_for
 
 TICK = 0.05
 VERIFIED = 3  # sessions that `lucid verify` looks at, too

@@ -13,7 +13,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +42,7 @@ from tests.factories import RECORDER, START, Recording, wrapped_key_text
 from tests.faults.judge import read_folder
 from tests.faults.reference import is_whole
 from tests.faults.topics import records
+from tests.waiting import wait_for
 
 SECONDS = 240.0  # for any one step; the cores may be busy
 FRAMES = 40
@@ -155,12 +155,10 @@ class Scene:
 
     def until(self, look: Callable[[], Any], what: str) -> Any:
         """The first true answer; raises AssertionError after a deadline."""
-        deadline = time.monotonic() + SECONDS
-        while not (found := look()):
-            if time.monotonic() > deadline:
-                raise AssertionError(f"no {what}; the end of the log:\n{self.log_end()}")
-            time.sleep(0.3)
-        return found
+        try:
+            return wait_for(look, what, SECONDS, every=0.3)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; the end of the log:\n{self.log_end()}") from error
 
     def log_end(self) -> str:
         return "\n".join(self.log.read_text().splitlines()[-15:])

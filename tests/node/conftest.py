@@ -33,6 +33,7 @@ from schemas.node_registration import ChallengeIssued, RegistrationEvent, answer
 from schemas.node_states import NodeState
 from tests.conftest import Stack
 from tests.node.factories import command, heartbeat, request, signer
+from tests.waiting import until
 
 QUICK = {"tick_every": 0.1, "interval": 1.0, "stale_after": 1.5, "misses": 2, "cooldown": 0.0}
 KINDS: dict[str, type[NodeTopicEvent]] = {
@@ -85,12 +86,12 @@ class House:
         self, check: Callable[[], Awaitable[Any]], seconds: float = 40, every: float = 0.05
     ) -> Any:
         """The first true result; a server that is busy is asked again."""
-        async with asyncio.timeout(seconds):
-            while True:
-                with contextlib.suppress(Unreachable):
-                    if found := await check():
-                        return found
-                await asyncio.sleep(every)
+
+        async def look() -> Any:
+            with contextlib.suppress(Unreachable):
+                return await check()
+
+        return await until(look, seconds=seconds, every=every)
 
     async def node(self, name: str, check: Callable[[NodeState], Any]) -> NodeState:
         """A node's state, once it is so."""

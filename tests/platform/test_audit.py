@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -38,6 +38,7 @@ from schemas.audit import AuditEvent, ProjectionRebuilt, ResourceRead
 from schemas.audit_trail import TrailCheck, TrailReport
 from schemas.envelope import InvalidEvent
 from tests.conftest import Stack
+from tests.waiting import until
 
 
 def act(number: int) -> ProjectionRebuilt:
@@ -84,12 +85,6 @@ async def trail(stack: Stack, tmp_path: Path) -> Trail:
     contract = load_contract(settings)
     await apply_contract(settings, contract)
     return Trail(settings, contract)
-
-
-async def until(look: Callable[[], bool], seconds: float = 20.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not look():
-            await asyncio.sleep(0.01)
 
 
 # Commands -------------------------------------------------------------------------------------

@@ -21,8 +21,9 @@ from agents.platform.service import StopSignal
 from agents.platform.settings import Settings
 from agents.platform.stack.processes import find
 from agents.platform.stack.state import StackFolder
-from tests.platform.test_dataplane import PARTITIONS, Group, Log, until
+from tests.platform.test_dataplane import PARTITIONS, Group, Log
 from tests.platform.topics import create_topic
+from tests.waiting import until
 
 
 class Broker:
@@ -82,7 +83,9 @@ async def test_a_broker_that_is_killed_and_started_again_ends_no_plane(broker: B
     async with Producer(settings, contract.limits) as producer:
         await group.send(3)
         await producer.send(topic, b"after", key=b"k")
-    await until(lambda: len({*log.done, *late.done}) == 6 * PARTITIONS and "after" in seen, 60)
+    await until(
+        lambda: len({*log.done, *late.done}) == 6 * PARTITIONS and "after" in seen, seconds=60
+    )
     assert [one.done() for one in (running, starting, controlling)] == [False] * 3
     await runner.healthy()
     await plane.healthy()

@@ -21,6 +21,7 @@ from agents.platform.service import StopSignal
 from agents.platform.settings import Settings
 from schemas.errors import FormatError
 from tests.conftest import Stack
+from tests.waiting import until
 
 Handle = Callable[[str, Record], Awaitable[None]]
 
@@ -49,12 +50,12 @@ class Bench:
         plane.consume(self.topic, parse, handle)
         return plane
 
-    async def run(self, handle: Handle, until: Callable[[], bool]) -> None:
+    async def run(self, handle: Handle, done: Callable[[], bool]) -> None:
         """Run a plane until a condition holds, then stop it as a service would."""
         plane, stop = self.plane(handle), StopSignal()
         running = asyncio.create_task(plane.run(stop))
         try:
-            await wait_for(lambda: until() or running.done())
+            await until(lambda: done() or running.done())
         finally:
             stop.set()
             await asyncio.wait_for(running, 15)
@@ -79,12 +80,6 @@ def parse(record: Record) -> str:
     if text.startswith("bad"):
         raise FormatError(f"{text} is not good")
     return text
-
-
-async def wait_for(look: Callable[[], bool], seconds: float = 25.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not look():
-            await asyncio.sleep(0.05)
 
 
 @pytest.fixture
@@ -162,7 +157,7 @@ async def test_an_event_that_is_not_finished_is_not_committed_and_comes_again(
     stuck = bench.plane(handle)
     stop = StopSignal()
     running = asyncio.create_task(stuck.run(stop))
-    await wait_for(lambda: "b" in bench.seen)
+    await until(lambda: "b" in bench.seen)
     stop.set()
     await asyncio.wait_for(running, 15)
     assert await bench.committed() in (1, 2, 3)

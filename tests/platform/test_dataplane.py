@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -26,6 +26,7 @@ from agents.platform.settings import Settings
 from agents.platform.tls import kafka_options
 from tests.conftest import Stack
 from tests.platform.topics import create_topic, expire
+from tests.waiting import until
 
 PARTITIONS = 4
 
@@ -172,12 +173,6 @@ async def group(stack: Stack, tmp_path: Path) -> AsyncIterator[Group]:
     for _, task in found.running:
         task.cancel()
     await asyncio.gather(*(task for _, task in found.running), return_exceptions=True)
-
-
-async def until(look: Callable[[], Any], seconds: float = 30.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not look():
-            await asyncio.sleep(0.02)
 
 
 async def test_two_runners_share_the_partitions_and_lose_nothing(group: Group) -> None:

@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from uuid import uuid4
 
@@ -22,15 +21,9 @@ from agents.platform.process_table import (
     process_ref,
 )
 from schemas.rdp_processes import ProcessRef
+from tests.waiting import wait_for
 
 NOBODY = ProcessRef(pid=2**22 - 1, started=1)
-
-
-def wait_for(look: object, seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not look():  # type: ignore[operator]
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,19 +22,10 @@ from agents.platform.process_table import children_of, process_ref
 from agents.platform.rdp_gate import DESKTOP, SOURCES, install, unreachable
 from agents.platform.rdp_gate.x_client import XGone, XServer, cookie
 from tests.e2e.conftest import xvfb
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.display
 GO = {"go": True, "session": "s-1", "notice": "", "report": 0.2, "require": True, "away": 30}
-
-
-def until(look: Callable[[], Any], seconds: float = 10.0) -> Any:
-    """The first true answer of `look`."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := look():
-            return found
-        time.sleep(0.02)
-    raise AssertionError("it did not happen in time")
 
 
 @dataclass
@@ -144,7 +135,7 @@ def test_a_refusal_is_shown_and_nothing_ever_runs(scene: Scene) -> None:
     gate = scene.gate("touch", str(mark))
     talk = scene.talk()
     talk.say({"go": False, "reason": "nobody records"})
-    until(lambda: "Refused" in scene.windows())
+    wait_for(lambda: "Refused" in scene.windows())
     talk.say({"end": "enough"})
     assert talk.hear("ended")["code"] == "told"
     talk.say({"bye": True})
@@ -158,12 +149,12 @@ def test_the_notice_is_answered_before_anything_runs(scene: Scene, key: str, ans
     gate = scene.gate("sh", "-c", f"touch {mark}; exec sleep 60")
     talk = scene.talk()
     talk.say({**GO, "notice": "-Everything is recorded.\nReally."})
-    until(lambda: "Recording" in scene.windows())
+    wait_for(lambda: "Recording" in scene.windows())
     assert not mark.exists()
     press(scene, first=key == "I agree")
     assert talk.hear("notice") == {"notice": answer}
     if answer == "accepted":
-        until(mark.exists)
+        wait_for(mark.exists)
         talk.say({"end": "enough"})
     assert talk.hear("ended")["code"] == ("told" if answer == "accepted" else "notice")
     talk.say({"bye": True})
@@ -206,7 +197,7 @@ def test_daemons_of_the_session_end_with_it_even_those_that_ignore_it(scene: Sce
     gate = scene.gate("sh", "-c", "trap '' TERM; setsid sh -c 'sleep 300 & exit' ; sleep 300")
     talk = scene.talk()
     talk.say(GO)
-    below = until(lambda: len(found := children_of([gate.pid])) >= 3 and found)
+    below = wait_for(lambda: len(found := children_of([gate.pid])) >= 3 and found)
     began = time.monotonic()
     talk.say({"end": "the test is over"})
     assert talk.hear("ended", 15) == {"ended": 2, "code": "told", "reason": "the test is over"}
@@ -218,7 +209,7 @@ def test_suspended_programs_stand_still_and_go_on(scene: Scene) -> None:
     gate = scene.gate("sh", "-c", "setsid sleep 300 & sleep 300 & wait")
     talk = scene.talk()
     talk.say(GO)
-    until(lambda: len(children_of([gate.pid])) == 3)
+    wait_for(lambda: len(children_of([gate.pid])) == 3)
 
     def states() -> set[str]:
         pids = [one.pid for one in children_of([gate.pid])]
@@ -226,10 +217,10 @@ def test_suspended_programs_stand_still_and_go_on(scene: Scene) -> None:
 
     talk.say({"suspend": True})
     assert talk.hear("suspended") == {"suspended": True}
-    until(lambda: states() == {"T"})
+    wait_for(lambda: states() == {"T"})
     talk.say({"suspend": False})
     assert talk.hear("suspended") == {"suspended": False}
-    until(lambda: states() == {"S"})
+    wait_for(lambda: states() == {"S"})
     talk.say({"suspend": True}, {"end": "over"})
     assert talk.hear("ended")["code"] == "told"
 
@@ -255,12 +246,12 @@ def test_whoever_logs_out_while_the_controller_is_away_waits_for_the_end_of_the_
     gate = scene.gate("sleep", "300")
     talk = scene.talk()
     talk.say(GO)
-    (child,) = until(lambda: children_of([gate.pid]))
+    (child,) = wait_for(lambda: children_of([gate.pid]))
     place = scene.folder / "c.sock"
     place.rename(scene.folder / "away")
     talk.sock.close()
     os.kill(child.pid, signal.SIGTERM)
-    until(lambda: not children_of([gate.pid]))
+    wait_for(lambda: not children_of([gate.pid]))
     with pytest.raises(subprocess.TimeoutExpired):
         gate.wait(1.5)
     (scene.folder / "away").rename(place)
@@ -277,7 +268,7 @@ def test_who_has_logged_out_does_not_wait_for_ever(scene: Scene, how: str) -> No
     gate = scene.gate("sleep", "300")
     talk = scene.talk()
     talk.say({**GO, "away": 1.0 if how == "logged off" else 600.0})
-    (child,) = until(lambda: children_of([gate.pid]))
+    (child,) = wait_for(lambda: children_of([gate.pid]))
     (scene.folder / "c.sock").unlink()
     talk.sock.close()
     os.kill(child.pid if how == "logged off" else scene.server.pid, signal.SIGTERM)
@@ -292,11 +283,11 @@ def test_without_a_controller_a_session_ends_where_recording_is_required(
     if asked:
         talk = scene.talk()
         talk.say({**GO, "away": 1.0})
-        until(lambda: children_of([gate.pid]))
+        wait_for(lambda: children_of([gate.pid]))
         talk.sock.close()
     scene.listener.close()
     if not asked:
-        until(lambda: "Refused" in scene.windows())
+        wait_for(lambda: "Refused" in scene.windows())
         gate.terminate()
     assert gate.wait(15) == 2
 
@@ -315,7 +306,7 @@ def test_the_end_of_the_x_server_is_the_end_of_the_session(scene: Scene) -> None
     gate = scene.gate("sleep", "300")
     talk = scene.talk()
     talk.say(GO)
-    until(lambda: children_of([gate.pid]))
+    wait_for(lambda: children_of([gate.pid]))
     scene.server.kill()
     ended = talk.hear("ended")
     assert (ended["code"], ended["reason"]) == ("x_gone", f"display {scene.display} is gone")
@@ -332,7 +323,7 @@ def test_a_signal_ends_the_session_in_order(scene: Scene) -> None:
     gate = scene.gate("sleep", "300")
     talk = scene.talk()
     talk.say(GO)
-    until(lambda: children_of([gate.pid]))
+    wait_for(lambda: children_of([gate.pid]))
     gate.terminate()
     assert talk.hear("ended")["code"] == "signal"
     talk.say({"bye": True})
@@ -357,9 +348,9 @@ def test_the_idle_time_is_the_x_servers(scene: Scene) -> None:
     first = server.idle()
     assert first is not None
     env = {"DISPLAY": scene.display, "PATH": os.environ["PATH"]}
-    until(lambda: (server.ask_idle() and (server.idle() or 0)) > 400)
+    wait_for(lambda: (server.ask_idle() and (server.idle() or 0)) > 400)
     subprocess.run(["xdotool", "mousemove", "11", "12"], env=env, check=True)
-    until(lambda: server.ask_idle() and (found := server.idle()) is not None and found < 300)
+    wait_for(lambda: server.ask_idle() and (found := server.idle()) is not None and found < 300)
     server.sock.close()
 
 

@@ -21,7 +21,8 @@ from agents.platform.settings import Settings
 from tests.conftest import Stack
 from tests.e2e.forwarder import Forwarder
 from tests.platform.test_control import Bench, bench
-from tests.platform.test_dataplane import PARTITIONS, Group, Log, group, until
+from tests.platform.test_dataplane import PARTITIONS, Group, Log, group
+from tests.waiting import until
 
 __all__ = ["bench", "group"]
 
@@ -103,9 +104,10 @@ async def test_a_group_that_reads_nothing_does_not_hear(bench: Bench, hearing: H
 
 
 async def _until_it_hears(hearing: Hearing, wanted: bool) -> None:
-    async with asyncio.timeout(20):
-        while await hearing.hears() is not wanted:
-            await asyncio.sleep(0.05)
+    async def look() -> bool:
+        return await hearing.hears() is wanted
+
+    await until(look, f"hearing that is {wanted}", 20, every=0.05)
 
 
 async def test_a_broker_that_does_not_answer_is_said_and_asked_again(

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from agents.platform import ordering
 from agents.platform.answers import Answers
 from agents.platform.audit import AuditFailed, acting_user
 from agents.platform.contract import load_contract
@@ -32,8 +33,9 @@ from schemas.rdp_servers import ServerCommandDone, ServerCommandRefused, ServerE
 from schemas.sessions import new_session_id
 from tests.audited import FullDisk, orders, sent
 from tests.conftest import Stack
-from tests.e2e.conftest import Installation, install, wait_for
+from tests.e2e.conftest import Installation, install
 from tests.rdp.xrdp.yard import can_run, open_folder
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.skipif(not can_run(), reason="needs root, xrdp and xfreerdp")
 MANAGER, ROOM = "rdp-server-manager", "xrdp"
@@ -184,7 +186,7 @@ def test_a_server_from_creation_to_deletion_by_command(lucid: Installation) -> N
 def test_no_command_is_sent_that_is_not_audited(
     lucid: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commands, "Audit", FullDisk)
+    monkeypatch.setattr(ordering, "Audit", FullDisk)
     before = asyncio.run(sent(settings_of(lucid), "rdp.server.commands"))
     assert "the disk is full" in rdp(lucid, "create", "unseen", status=AuditFailed.exit_status)
     assert asyncio.run(sent(settings_of(lucid), "rdp.server.commands")) == before

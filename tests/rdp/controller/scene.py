@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import subprocess
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +28,7 @@ from schemas.rdp_processes import ProcessRef
 from schemas.rdp_session_events import RdpSessionChanged, RdpSessionEvent
 from schemas.rdp_sessions import RdpSession
 from schemas.sessions import new_session_id
+from tests.waiting import until
 
 SERVER = "01a20c5b-0000-7557-ac1e-5c3397094c1d"
 HOST = "desk1"
@@ -250,13 +250,3 @@ class _Stopped(asyncio.Event):
         super().__init__()
         self.on_set: list[Callable[[], None]] = []
         self.set()
-
-
-async def until(look: Callable[[], Any], seconds: float = 10.0) -> Any:
-    """The first true answer of `look`."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := look():
-            return found
-        await asyncio.sleep(0.01)
-    raise AssertionError("it did not happen in time")

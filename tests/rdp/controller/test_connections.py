@@ -19,7 +19,8 @@ from agents.rdp.controller.listing import Listing
 from agents.rdp.controller.sock_diag import socket_inodes, unix_peers
 from schemas.rdp_processes import ProcessChanged, ProcessRef, ServerPids
 from schemas.rdp_session_events import RdpConnectionChanged
-from tests.rdp.controller.scene import HOST, SERVER, Room, until
+from tests.rdp.controller.scene import HOST, SERVER, Room
+from tests.waiting import until
 
 
 class Script:

@@ -16,7 +16,8 @@ from schemas.events import (
 )
 from schemas.rdp_session_events import RdpNoticeAnswered, RdpRecordingChanged
 from schemas.sessions import new_session_id
-from tests.rdp.controller.scene import HOST, Broker, Room, until
+from tests.rdp.controller.scene import HOST, Broker, Room
+from tests.waiting import until
 
 
 def ended(code: str = "logged_off", reason: str = "the user's programs ended") -> dict[str, object]:

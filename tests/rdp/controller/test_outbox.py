@@ -13,7 +13,8 @@ from agents.rdp.controller import outbox as module
 from agents.rdp.controller.outbox import Outbox
 from schemas.rdp_session_events import RdpCommandDone, RdpRecordingChanged, RdpSessionEvent
 from schemas.sessions import new_session_id
-from tests.rdp.controller.scene import Room, until
+from tests.rdp.controller.scene import Room
+from tests.waiting import until
 
 
 class Producer:

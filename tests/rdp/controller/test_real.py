@@ -38,8 +38,9 @@ from schemas.sessions import new_session_id
 from tests.audited import orders
 from tests.audited import sent as ordered
 from tests.conftest import Stack
-from tests.e2e.conftest import Installation, install, wait_for, xvfb
+from tests.e2e.conftest import Installation, install, xvfb
 from tests.rdp.controller.real import Account, account, can_run, client, open_folder
+from tests.waiting import wait_for
 
 pytestmark = [
     pytest.mark.display,

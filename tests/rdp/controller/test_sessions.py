@@ -18,7 +18,8 @@ from agents.rdp.controller.trust import Claim, Hello
 from schemas.rdp_session_commands import RdpSessionCommand
 from schemas.rdp_session_events import RdpCommandDone, RdpCommandRefused, RdpGateRefused
 from schemas.sessions import new_session_id
-from tests.rdp.controller.scene import HOST, SERVER, FakeLine, Room, until
+from tests.rdp.controller.scene import HOST, SERVER, FakeLine, Room
+from tests.waiting import until
 
 ENDED = {"ended": 0, "code": "logged_off", "reason": "the user's programs ended"}
 
@@ -163,13 +164,13 @@ async def test_two_hundred_gates_at_once_each_get_a_recording_of_their_own(room:
         line = FakeLine(leader.pid)
         line.say(hello(leader.pid, display=f":{1000 + number}"))
         lines.append((line, serve(room, line)))
-    await until(lambda: all(line.has("go") == [True] for line, _ in lines), 60)
+    await until(lambda: all(line.has("go") == [True] for line, _ in lines), seconds=60)
     sessions = [one.session for one in room.sessions.desktops]
     assert len({one.recording for one in sessions}) == 200
     assert {one.state for one in sessions} == {"active"}
     for line, _ in lines:
         line.say(ENDED)
-    await until(lambda: all(line.has("bye") for line, _ in lines), 60)
+    await until(lambda: all(line.has("bye") for line, _ in lines), seconds=60)
     for one in room.processes:
         one.kill()
         one.wait()

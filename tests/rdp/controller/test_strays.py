@@ -9,7 +9,8 @@ import pytest
 from agents.rdp.controller import recordings
 from schemas.events import CommandDone, SessionHeartbeat
 from schemas.sessions import new_session_id
-from tests.rdp.controller.scene import HOST, Room, until
+from tests.rdp.controller.scene import HOST, Room
+from tests.waiting import until
 
 
 def actions(room: Room) -> list[tuple[str, str | None]]:

@@ -28,8 +28,9 @@ from agents.rdp.controller.servers import Servers
 from agents.rdp.controller.store import Store
 from agents.rdp.controller.trust import Hello, Peer, check, read_hello
 from schemas.rdp_processes import ProcessChanged, ServerPids
-from tests.rdp.controller.scene import HOST, SERVER, until
+from tests.rdp.controller.scene import HOST, SERVER
 from tests.rdp.controller.test_sessions import hello
+from tests.waiting import until
 
 # What a gate does, as far as it matters here.
 GATE = """\

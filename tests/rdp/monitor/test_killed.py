@@ -15,8 +15,9 @@ import pytest
 from agents.platform.contract import apply_contract
 from schemas.rdp_metrics import AlertRaised, AlertResolved
 from tests.conftest import Stack
-from tests.rdp.monitor.test_monitor import HOST, House, house, new_id, until
+from tests.rdp.monitor.test_monitor import HOST, House, house, new_id
 from tests.rdp.monitor.trees import a_tree
+from tests.waiting import until
 
 __all__ = ["house"]  # a fixture
 pytestmark = pytest.mark.stack

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +31,7 @@ from schemas.rdp_session_events import RdpSessionChanged, RdpSessionEvent
 from schemas.sessions import new_session_id
 from tests.conftest import Stack
 from tests.rdp.monitor.trees import Tree, a_tree
+from tests.waiting import until
 
 pytestmark = pytest.mark.stack
 HOST = "desk7"
@@ -131,14 +132,6 @@ async def monitor(house: House, **section: Any) -> AsyncIterator[Service]:
         service.stop.set()
         status = await asyncio.wait_for(task, 20)
     assert status == 0
-
-
-async def until(look: Callable[[], Awaitable[Any]], seconds: float = 30) -> Any:
-    """The first true answer."""
-    async with asyncio.timeout(seconds):
-        while not (found := await look()):
-            await asyncio.sleep(0.1)
-    return found
 
 
 def new_id() -> str:

@@ -18,7 +18,8 @@ from agents.rdp.monitor.sampler import Sampler, folders_of
 from agents.rdp.monitor.sockets import NoSocketCounts, read_sockets
 from agents.rdp.monitor.targets import ServerTarget, SessionTarget
 from schemas.rdp_metrics import MIB, MeasuredLimits, ServerMetrics
-from tests.rdp.monitor.trees import Tree, a_tree, until
+from tests.rdp.monitor.trees import Tree, a_tree
+from tests.waiting import wait_for
 
 S1, S2 = "01a20c5b-f2fa-7557-ac1e-5c3397094c01", "01a20c5b-f2fa-7557-ac1e-5c3397094c02"
 R1, R2, R3, R4 = (f"01a20c5b-f2fa-7557-ac1e-5c3397094c1{number}" for number in (1, 2, 3, 4))
@@ -175,11 +176,11 @@ def test_a_program_whose_parent_ended_stays_with_its_server(house: House, root: 
     pid = int(root.tell("orphan", "orphan").split()[1])
     assert house.round(server(root.ref))[0].usage.processes == 3
     root.tell("let")
-    until(lambda: parent_of(pid) != root.process.pid, "an orphan")
+    wait_for(lambda: parent_of(pid) != root.process.pid, "orphan")
     (sample,) = house.round(server(root.ref))
     assert sample.usage.processes == 2
     os.kill(pid, signal.SIGKILL)
-    until(lambda: read_stat(pid) is None, "its end")
+    wait_for(lambda: read_stat(pid) is None, "end of it")
     assert house.round(server(root.ref))[0].usage.processes == 1
 
 
@@ -205,7 +206,7 @@ def test_a_daemon_belongs_to_the_session_on_whose_display_it_was_started(house: 
             return found[0].usage.processes == 2
 
         try:
-            until(adopted, "the daemon in the tree")
+            wait_for(adopted, "daemon in the tree")
             assert parent_of(daemon) != root.process.pid
             (sample,) = found
             assert [one.usage.processes for one in sample.sessions] == [2, 1, 1, 1]
@@ -229,7 +230,7 @@ def test_bytes_and_connections_are_the_kernels(house: House, root: Tree) -> None
                 return any(one.traffic.received == 5000 and one.traffic.sent == 100_000
                            for one in sockets.values())  # fmt: skip
 
-            until(acknowledged, "the last acknowledgement")
+            wait_for(acknowledged, "last acknowledgement")
             (sample,) = house.round(server(root.ref))
             usage = sample.usage
             assert (usage.connections, usage.sent, usage.received) == (1, 100_000, 5000)

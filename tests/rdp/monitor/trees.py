@@ -6,8 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -149,11 +148,3 @@ def end_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
     except ProcessLookupError:
         return
-
-
-def until(check: Callable[[], bool], what: str) -> None:
-    """Wait until a check is true."""
-    end = time.monotonic() + DEADLINE
-    while not check():
-        assert time.monotonic() < end, f"never: {what}"
-        time.sleep(0.01)

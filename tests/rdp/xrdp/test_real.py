@@ -27,8 +27,8 @@ from tests.rdp.xrdp.yard import (
     open_folder,
     running,
     two_ports,
-    until,
 )
+from tests.waiting import until
 
 pytestmark = [
     pytest.mark.display,

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +27,7 @@ from agents.rdp.xrdp.settings import XrdpSettings
 from schemas.rdp_config import DesiredServer, ServerConfig
 from schemas.rdp_processes import ProcessChanged
 from schemas.sessions import new_session_id
+from tests.waiting import until
 
 FAST: dict[str, Any] = {
     "check_every": 0.2, "check_timeout": 1.0, "check_failures": 2, "restart_first": 0.1,
@@ -56,15 +57,6 @@ def two_ports() -> int:
     while not is_free((port := free_port()) + 1):
         pass
     return port
-
-
-async def until(look: Callable[[], Any], what: str, seconds: float = 20.0) -> Any:
-    """The first true answer of `look`; fails after a deadline."""
-    deadline = time.monotonic() + seconds
-    while not (found := look()):
-        assert time.monotonic() < deadline, f"no {what} within {seconds:g} s"
-        await asyncio.sleep(0.02)
-    return found
 
 
 @dataclass

@@ -39,6 +39,7 @@ from schemas.events import (
 from schemas.manifests import manifest_hash
 from tests.conftest import Stack
 from tests.factories import START, MadeSession, make_session
+from tests.waiting import until
 
 BASE = "/api/v1"
 
@@ -163,9 +164,11 @@ class Running:
         self, path: str, check: Callable[[Answer], bool], seconds: float = 20
     ) -> Answer:
         """The first answer that passes the check."""
-        async with asyncio.timeout(seconds):
-            while not check(found := await self.get(path)):
-                await asyncio.sleep(0.05)
+
+        async def look() -> Answer | None:
+            return found if check(found := await self.get(path)) else None
+
+        found: Answer = await until(look, f"such answer to {path}", seconds, every=0.05)
         return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -12,6 +11,7 @@ from schemas.events import SessionPaused
 from tests.conftest import Stack
 from tests.e2e.forwarder import Forwarder
 from tests.session.api.conftest import BASE, Answer, Running, a_yard, running, settings_of
+from tests.waiting import until
 
 pytestmark = pytest.mark.stack
 S = f"{BASE}/sessions"
@@ -62,6 +62,7 @@ def _has_chunks(found: Answer) -> bool:
 
 
 async def _until_ready(api: Running, status: int) -> None:
-    async with asyncio.timeout(60):
-        while (await api.get("/health/ready", token="")).status != status:
-            await asyncio.sleep(0.1)
+    async def look() -> bool:
+        return (await api.get("/health/ready", token="")).status == status
+
+    await until(look, f"answer {status} of /health/ready", 60, every=0.1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from schemas.events import SessionClosed, SessionEvent, SessionHeartbeat, Sessio
 from schemas.sessions import new_session_id
 from tests.conftest import Stack
 from tests.platform.redis_server import RedisServer, redis_server
+from tests.waiting import until
 
 NOW = datetime.now(UTC)
 
@@ -40,14 +41,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-async def until(look: Callable[[], Awaitable[Any]], seconds: float = 20.0) -> Any:
-    """The first true answer, within a deadline."""
-    async with asyncio.timeout(seconds):
-        while not (found := await look()):
-            await asyncio.sleep(0.02)
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -267,7 +260,7 @@ async def test_a_pipeline_goes_on_without_redis_and_says_so(
                 found = await live.get(session)
                 return found is not None and found.next_seq == 9
 
-            await until(alive, 40)
+            await until(alive, seconds=40)
             found = await checks(service)
             assert all(result.ok for result in found.values())
             assert found["redis"].advisory

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.session.recorder.desktop import Desktop
-from tests.session.recorder.test_x11 import Xvfb
+from tests.session.recorder.desktop import Desktop, Xvfb
 
 
 @pytest.fixture

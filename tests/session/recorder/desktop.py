@@ -7,7 +7,6 @@ import select
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,9 +25,29 @@ from schemas.activity import (
     decode_activity,
     is_activity,
 )
+from tests.waiting import wait_for
 
 Entry = TypeVar("Entry")
 SECRET = "hunter2xyz"
+
+
+class Xvfb:
+    """An X server on a free display number."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            ["Xvfb", "-displayfd", "1", "-screen", "0", "640x480x24", "-nolisten", "tcp",
+             "-noreset"],
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert self.process.stdout is not None
+        self.display = f":{int(self.process.stdout.readline())}"
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
 
 
 class Desktop:
@@ -74,10 +93,10 @@ class Desktop:
         return "".join(key for one in self.found(Keys) for key in one.keys or ())
 
     def until(self, look: Callable[[], object], seconds: float = 10.0) -> None:
-        deadline = time.monotonic() + seconds
-        while not look():
-            assert time.monotonic() < deadline, f"it did not come: {self.found(object)}"
-            time.sleep(0.02)
+        try:
+            wait_for(look, seconds=seconds)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; there is {self.found(object)}") from error
 
     def looks(self, number: int = 4) -> None:
         """Wait until the display was looked at some more times."""

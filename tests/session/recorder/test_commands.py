@@ -18,7 +18,8 @@ from agents.session.recorder.order import LeftInSpool
 from agents.session.recorder.recording import Recording
 from tests.conftest import Stack
 from tests.session.recorder.test_recording import Place, place_on
-from tests.session.recorder.test_resume import Nowhere, Screen, crashed_screen, running, until
+from tests.session.recorder.test_resume import Nowhere, Screen, crashed_screen, running
+from tests.waiting import until
 
 
 @pytest.fixture

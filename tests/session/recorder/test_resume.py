@@ -28,6 +28,7 @@ from schemas.frames import FrameRecord, Kind, to_kafka
 from tests.conftest import Stack
 from tests.session.recorder.test_recording import Place, check_chain, place_on, until_stopped
 from tests.session.recorder.test_spool import small_segments
+from tests.waiting import until
 
 __all__ = ["small_segments"]
 
@@ -66,12 +67,6 @@ async def running(
     recording = Recording(source, order or place.order, place.outlet, capture)
     await recording.open()
     return recording, asyncio.create_task(recording.run())
-
-
-async def until(look: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not look():
-            await asyncio.sleep(0.005)
 
 
 async def killed(recording: Recording, work: asyncio.Task[Any]) -> Path:

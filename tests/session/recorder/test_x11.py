@@ -6,7 +6,7 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,36 +18,10 @@ from agents.session.recorder.sources.base import Control, DisplayLost, NoDisplay
 from agents.session.recorder.sources.x11 import X11Source
 from agents.session.recorder.sources.x11_server import Server
 from schemas.screen import Pointer, Screen, Size, decode_update
+from tests.session.recorder.desktop import Xvfb
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.display
-
-
-class Xvfb:
-    """An X server on a free display number."""
-
-    def __init__(self) -> None:
-        self.process = subprocess.Popen(
-            ["Xvfb", "-displayfd", "1", "-screen", "0", "640x480x24", "-nolisten", "tcp",
-             "-noreset"],
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        assert self.process.stdout is not None
-        self.display = f":{int(self.process.stdout.readline())}"
-
-    def end(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-
-
-@pytest.fixture
-def xvfb() -> Iterator[Xvfb]:
-    server = Xvfb()
-    try:
-        yield server
-    finally:
-        server.end()
 
 
 class Painter:
@@ -95,12 +69,6 @@ class Watched:
         self.payloads.append(payload)
         self.screen.apply(decode_update(payload))
 
-    def until(self, look: Callable[[], bool], seconds: float = 5.0) -> None:
-        deadline = time.monotonic() + seconds
-        while not look():
-            assert time.monotonic() < deadline, "it did not come"
-            time.sleep(0.02)
-
     def end(self) -> None:
         self.control.stop()
         self.thread.join(3)
@@ -128,13 +96,13 @@ def grab(display: str) -> np.ndarray:
 
 def test_the_rebuilt_picture_is_the_screens(xvfb: Xvfb, watched: Watched) -> None:
     assert watched.info.codec == "screen/1"
-    watched.until(lambda: watched.screen.canvas.shape == (480, 640, 3))
+    wait_for(lambda: watched.screen.canvas.shape == (480, 640, 3))
     painter = Painter(xvfb.display)
     for number in range(20):
         painter.fill(0x123456 * (number + 1) & 0xFFFFFF, number * 31, number * 17, 90, 60)
         time.sleep(0.01)
     painter.fill(0xABCDEF, 600, 470, 40, 10)
-    watched.until(lambda: watched.screen.canvas[479, 639].tolist() == [0xEF, 0xCD, 0xAB])
+    wait_for(lambda: watched.screen.canvas[479, 639].tolist() == [0xEF, 0xCD, 0xAB])
     assert np.array_equal(watched.screen.canvas, grab(xvfb.display))
     painter.close()
 
@@ -142,11 +110,11 @@ def test_the_rebuilt_picture_is_the_screens(xvfb: Xvfb, watched: Watched) -> Non
 def test_a_small_change_gives_a_small_payload_and_an_idle_screen_none(
     xvfb: Xvfb, watched: Watched
 ) -> None:
-    watched.until(lambda: len(watched.payloads) > 0)
+    wait_for(lambda: len(watched.payloads) > 0)
     painter = Painter(xvfb.display)
     before = len(watched.payloads)
     painter.fill(0xFF0000, 10, 10, 5, 5)
-    watched.until(lambda: len(watched.payloads) > before)
+    wait_for(lambda: len(watched.payloads) > before)
     assert len(watched.payloads[-1]) < 5000
     count = len(watched.payloads)
     watched.control.stopped.wait(0.5)  # twenty looks at a screen on which nothing happens
@@ -155,10 +123,10 @@ def test_a_small_change_gives_a_small_payload_and_an_idle_screen_none(
 
 
 def test_drawing_the_same_again_gives_no_payload(xvfb: Xvfb, watched: Watched) -> None:
-    watched.until(lambda: len(watched.payloads) > 0)
+    wait_for(lambda: len(watched.payloads) > 0)
     painter = Painter(xvfb.display)
     painter.fill(0x00FF00, 100, 100, 50, 50)
-    watched.until(lambda: watched.screen.canvas[120, 120].tolist() == [0, 255, 0])
+    wait_for(lambda: watched.screen.canvas[120, 120].tolist() == [0, 255, 0])
     count = len(watched.payloads)
     painter.fill(0x00FF00, 100, 100, 50, 50)
     watched.control.stopped.wait(0.3)
@@ -170,15 +138,15 @@ def test_another_resolution_gives_a_keyframe_of_the_new_size(xvfb: Xvfb, watched
     def xrandr(*arguments: str) -> None:
         subprocess.run(["xrandr", "-display", xvfb.display, *arguments], check=True)
 
-    watched.until(lambda: watched.screen.canvas.shape == (480, 640, 3))
+    wait_for(lambda: watched.screen.canvas.shape == (480, 640, 3))
     xrandr("--newmode", "small", "6", *["320"] * 4, *["240"] * 4)
     xrandr("--addmode", "screen", "small")
     for mode, width, height in (("small", 320, 240), ("640x480", 640, 480)):
         xrandr("--output", "screen", "--mode", mode, "--fb", f"{width}x{height}")
         painter = Painter(xvfb.display)
         painter.fill(0x445566, width - 9, height - 9, 9, 9)
-        watched.until(lambda size=(height, width, 3): watched.screen.canvas.shape == size)
-        watched.until(lambda: watched.screen.canvas[-1, -1].tolist() == [0x66, 0x55, 0x44])
+        wait_for(lambda size=(height, width, 3): watched.screen.canvas.shape == size)
+        wait_for(lambda: watched.screen.canvas[-1, -1].tolist() == [0x66, 0x55, 0x44])
         assert np.array_equal(watched.screen.canvas, grab(xvfb.display))
         painter.close()
     sizes = [
@@ -191,11 +159,11 @@ def test_another_resolution_gives_a_keyframe_of_the_new_size(xvfb: Xvfb, watched
 
 
 def test_the_pointer_is_followed(xvfb: Xvfb, watched: Watched) -> None:
-    watched.until(lambda: watched.screen.pointer is not None)
+    wait_for(lambda: watched.screen.pointer is not None)
     painter = Painter(xvfb.display)
     painter.connection.core.WarpPointer(0, painter.root, 0, 0, 0, 0, 77, 88)
     painter.connection.flush()
-    watched.until(lambda: watched.screen.pointer == Pointer(77, 88, True, 0))
+    wait_for(lambda: watched.screen.pointer == Pointer(77, 88, True, 0))
     painter.close()
 
 
@@ -206,26 +174,26 @@ def test_keyframes_come_when_something_changed_and_not_before(xvfb: Xvfb) -> Non
         return sum(decode_update(payload).keyframe for payload in watched.payloads)
 
     try:
-        watched.until(lambda: keyframes() == 1)
+        wait_for(lambda: keyframes() == 1)
         watched.control.stopped.wait(0.6)
         assert keyframes() == 1
         painter = Painter(xvfb.display)
         painter.fill(0x0000FF, 0, 0, 10, 10)
-        watched.until(lambda: keyframes() == 2)
+        wait_for(lambda: keyframes() == 2)
         painter.close()
     finally:
         watched.end()
 
 
 def test_after_a_pause_comes_a_keyframe(xvfb: Xvfb, watched: Watched) -> None:
-    watched.until(lambda: len(watched.payloads) == 1)
+    wait_for(lambda: len(watched.payloads) == 1)
     watched.control.pause()
     painter = Painter(xvfb.display)
     painter.fill(0xFFFFFF, 0, 0, 300, 300)
     watched.control.stopped.wait(0.3)
     assert len(watched.payloads) == 1
     watched.control.resume()
-    watched.until(lambda: len(watched.payloads) == 2)
+    wait_for(lambda: len(watched.payloads) == 2)
     update = decode_update(watched.payloads[1])
     assert update.keyframe
     assert update.items[0] == Size(640, 480)
@@ -233,7 +201,7 @@ def test_after_a_pause_comes_a_keyframe(xvfb: Xvfb, watched: Watched) -> None:
 
 
 def test_a_server_that_dies_is_told_at_once(xvfb: Xvfb, watched: Watched) -> None:
-    watched.until(lambda: len(watched.payloads) > 0)
+    wait_for(lambda: len(watched.payloads) > 0)
     xvfb.process.kill()
     watched.thread.join(2)
     assert isinstance(watched.error, DisplayLost)

@@ -16,8 +16,7 @@ from schemas.activity import (
     encode_activity,
     is_activity,
 )
-from tests.session.recorder.desktop import Desktop, client
-from tests.session.recorder.test_x11 import Xvfb
+from tests.session.recorder.desktop import Desktop, Xvfb, client
 
 pytestmark = pytest.mark.display
 

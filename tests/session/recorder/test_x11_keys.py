@@ -17,8 +17,7 @@ from schemas.activity import (
     Watching,
     Window,
 )
-from tests.session.recorder.desktop import SECRET, Desktop, activate, client, nowhere
-from tests.session.recorder.test_x11 import Xvfb
+from tests.session.recorder.desktop import SECRET, Desktop, Xvfb, activate, client, nowhere
 
 pytestmark = pytest.mark.display
 

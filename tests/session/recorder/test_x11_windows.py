@@ -21,8 +21,7 @@ from schemas.activity import (
     pictures_of,
 )
 from schemas.screen import pictures
-from tests.session.recorder.desktop import Desktop, activate, client
-from tests.session.recorder.test_x11 import Xvfb
+from tests.session.recorder.desktop import Desktop, Xvfb, activate, client
 
 pytestmark = pytest.mark.display
 

@@ -38,6 +38,7 @@ from schemas.stored import ChunkRecord, ManifestRecord
 from tests.conftest import Stack
 from tests.factories import MadeSession, MemorySource, make_session
 from tests.platform.topics import create_topic
+from tests.waiting import until
 
 
 @dataclass
@@ -249,12 +250,6 @@ async def test_a_finding_is_told_once_and_once_more_when_it_is_mended(store: Sto
     flip(store.path("00000000.chunk"))
     await store.rounds().round()
     assert [one.verdict for one in await ledger.open_findings()] == ["ChecksumMismatch"]
-
-
-async def until(look: Callable[[], Any], seconds: float = 30.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not look():
-            await asyncio.sleep(0.01)
 
 
 async def run_until(rounds: Rounds, look: Callable[[], Any]) -> None:
