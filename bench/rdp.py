@@ -41,7 +41,7 @@ from schemas.rdp_servers import ServerCommandDone, ServerCommandRefused, ServerE
 from schemas.sessions import new_session_id
 from tests.conftest import Stack, own_settings
 from tests.e2e.conftest import Installation, install, xvfb
-from tests.rdp.controller.real import account, can_run, client
+from tests.rdp.people import account, can_run, client
 from tests.waiting import wait_for
 
 SERVERS, SESSIONS, LOOKS, WINDOW = 20, 10, 5, 30.0

@@ -20,6 +20,7 @@ import zstandard
 
 from agents.session.recorder.sources.base import Control, Stopped
 from agents.session.recorder.sources.x11 import X11Source
+from demo.desktop import end
 from schemas.frames import FrameRecord, Kind, encode_entries
 from schemas.sessions import new_session_id
 
@@ -112,25 +113,16 @@ def _display() -> Iterator[tuple[dict[str, str], Callable[..., None]]]:
             ["Xvfb", "-displayfd", "1", "-screen", "0", f"{SIZE}x24", "-nolisten", "tcp",
              "-noreset"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        stack.callback(_end, server)
+        stack.callback(end, server)
         assert server.stdout is not None
         env = {**os.environ, "DISPLAY": f":{int(server.stdout.readline())}"}
 
         def start(*command: str) -> None:
-            stack.callback(_end, subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL))
+            stack.callback(end, subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL))
 
         start("openbox")
         subprocess.run(["xsetroot", "-solid", "#39506b"], env=env, check=False)
         yield env, start
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(5)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def _fitting(taken: list[tuple[int, bytes]]) -> tuple[bytes, int]:

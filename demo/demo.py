@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -185,16 +185,21 @@ def show(summary: dict[str, Any]) -> None:
     console.print(table)
 
 
-def run(demo: Demo) -> bool:
-    """All steps; whether everything is as it should be."""
+def start_all(demo: Demo, services: Sequence[str], seconds: float) -> None:
+    """Servers, keys, topics, and then the services until they are ready."""
     with console.status("Starting Kafka, the catalog and Redis (the first time builds them)"):
         demo.lucid("stack", "up")
         demo.lucid("keys", "init")
         demo.lucid("topics", "apply")
     with console.status("Starting the services"):
-        for service in SERVICES:
+        for service in services:
             demo.start(service)
-        wait_for(demo.ready, "ready services", 40)
+        wait_for(demo.ready, "ready services", seconds)
+
+
+def run(demo: Demo) -> bool:
+    """All steps; whether everything is as it should be."""
+    start_all(demo, SERVICES, 40)
     console.print("Kafka, the catalog and four services are up")
     session, closed = record(demo)
     summary = look_back(demo, session, closed)

@@ -28,7 +28,17 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from agents.run import ServiceName  # noqa: E402
-from demo.demo import OUT, Demo, DemoFailed, console, look_back, show, wait_for  # noqa: E402
+from demo.demo import (  # noqa: E402
+    OUT,
+    Demo,
+    DemoFailed,
+    console,
+    look_back,
+    show,
+    start_all,
+    wait_for,
+)
+from demo.desktop import end  # noqa: E402
 
 NOT_STARTED = {"node-agent"}  # a node's side: it runs where a node is
 SERVICES = tuple(str(one) for one in ServiceName if one not in NOT_STARTED)
@@ -133,12 +143,7 @@ def client(display: str, port: int, user: str, password: str) -> Iterator[None]:
     try:
         yield
     finally:
-        program.terminate()
-        try:
-            program.wait(10)
-        except subprocess.TimeoutExpired:
-            program.kill()
-            program.wait()
+        end(program)
 
 
 def xdotool(display: str, *words: str) -> None:
@@ -166,8 +171,8 @@ def agree(demo: RdpDemo, display: str, session: str) -> None:
 
 def work(display: str, seconds: float) -> None:
     """Type into the terminal and move about for a while."""
-    end, number = time.monotonic() + seconds, 0
-    while time.monotonic() < end:
+    deadline, number = time.monotonic() + seconds, 0
+    while time.monotonic() < deadline:
         xdotool(display, "mousemove", "300", "300", "click", "1")
         xdotool(display, "type", "--delay", "30", LINES[number % len(LINES)])
         xdotool(display, "key", "Return")
@@ -198,14 +203,7 @@ def record(demo: RdpDemo, port: int, user: str, password: str) -> tuple[dict[str
 
 def run(demo: RdpDemo, user: str, password: str) -> bool:
     """All steps; whether everything is as it should be."""
-    with console.status("Starting Kafka, the catalog and Redis (the first time builds them)"):
-        demo.lucid("stack", "up")
-        demo.lucid("keys", "init")
-        demo.lucid("topics", "apply")
-    with console.status("Starting the services"):
-        for service in SERVICES:
-            demo.start(service)
-        wait_for(demo.ready, "ready services", 90)
+    start_all(demo, SERVICES, 90)
     console.print(f"Kafka, the catalog and {len(SERVICES)} services are up: {', '.join(SERVICES)}")
     server = demo.lucid("rdp", "create", "demo", "--width", str(SIZE[0]), "--height", str(SIZE[1]),
                         "--json")  # fmt: skip

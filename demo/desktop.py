@@ -36,7 +36,7 @@ def desktop(folder: Path) -> Iterator[str]:
 
         def start(*command: str, env: dict[str, str] | None = None, **more: object) -> object:
             process = subprocess.Popen(command, stderr=log, env=env, **more)  # type: ignore[call-overload]
-            stack.callback(_end, process)
+            stack.callback(end, process)
             return process
 
         server = start(
@@ -55,7 +55,8 @@ def desktop(folder: Path) -> Iterator[str]:
         yield display
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Ask a program to end, and make it end after 5 s."""
     process.terminate()
     try:
         process.wait(5)

@@ -19,7 +19,7 @@ from agents.platform import stack as servers
 from tests.conftest import Stack, own_settings
 from tests.faults.rdp_plan import make_plan
 from tests.faults.rdp_scene import Scene, a_scene
-from tests.rdp.controller.real import can_run
+from tests.rdp.people import can_run
 
 CHECK_EVERY = 5  # steps
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from agents.platform.ports import is_free
 from agents.platform.process_table import marked
 from tests.faults.rdp_judge import Census
-from tests.rdp.controller.real import Account
+from tests.rdp.people import Account
 
 FIRST, LAST, DISPLAY = 13700, 13780, 3000
 STAY = {"lock", "rdp-monitor.lock", "connections.json", "servers.json"}

@@ -46,7 +46,7 @@ from tests.faults.judge import FINAL
 from tests.faults.rdp_census import DISPLAY, FIRST, LAST, census
 from tests.faults.rdp_plan import SERVICES as KILLED
 from tests.faults.rdp_plan import Step
-from tests.rdp.controller.real import Account, account, client
+from tests.rdp.people import Account, account, client
 from tests.waiting import wait_for
 
 OTHERS = ("processor", "storage", "pipeline", "recorder", "node-agent")

@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import Stack
 from tests.faults.rdp_plan import ACTS, LONGEST, SERVICES, SHORT, make_plan
 from tests.faults.rdp_scene import a_scene
-from tests.rdp.controller.real import can_run, open_folder
+from tests.rdp.people import can_run, open_folder
 
 
 def tell(text: str) -> None:

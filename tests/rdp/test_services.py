@@ -34,7 +34,7 @@ from schemas.sessions import new_session_id
 from tests.audited import FullDisk, orders, sent
 from tests.conftest import Stack
 from tests.e2e.conftest import Installation, install
-from tests.rdp.xrdp.yard import can_run, open_folder
+from tests.rdp.people import can_run, open_folder
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.skipif(not can_run(), reason="needs root, xrdp and xfreerdp")

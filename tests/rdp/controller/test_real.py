@@ -39,7 +39,7 @@ from tests.audited import orders
 from tests.audited import sent as ordered
 from tests.conftest import Stack
 from tests.e2e.conftest import Installation, install, xvfb
-from tests.rdp.controller.real import Account, account, can_run, client, open_folder
+from tests.rdp.people import Account, account, can_run, client, open_folder
 from tests.waiting import wait_for
 
 pytestmark = [

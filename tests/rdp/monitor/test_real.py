@@ -19,7 +19,8 @@ from agents.rdp.xrdp.rendering import MARK
 from schemas.rdp_metrics import MIB, MeasuredLimits
 from schemas.rdp_processes import ProcessRef
 from schemas.sessions import new_session_id
-from tests.rdp.xrdp.yard import Account, account, can_run, client, open_folder, running
+from tests.rdp.people import Account, account, can_run, client, open_folder
+from tests.rdp.xrdp.yard import running
 from tests.waiting import until
 
 pytestmark = [

@@ -13,17 +13,11 @@ import pytest
 
 from schemas.rdp_config import Devices, ServerConfig
 from tests.e2e.conftest import xvfb
-from tests.rdp.xrdp.yard import (
-    Account,
-    account,
-    can_run,
-    leftovers,
-    open_folder,
-    running,
-    until,
-)
+from tests.rdp.people import Account, account, can_run, open_folder
+from tests.rdp.xrdp.yard import leftovers, running
 from tests.session.recorder.desktop import Client
 from tests.session.recorder.desktop import client as x_client
+from tests.waiting import until
 
 pytestmark = [
     pytest.mark.display,
@@ -33,6 +27,7 @@ pytestmark = [
 ]
 # What is on the drive is written where the test can read it; the X server has the clipboard.
 SESSION = """\
+#!/bin/sh
 while :; do
     cat "$HOME/thinclient_drives/share/paper" > "$HOME/paper.new" 2> "$HOME/why"
     mv "$HOME/paper.new" "$HOME/paper"

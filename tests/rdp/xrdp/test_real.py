@@ -19,15 +19,8 @@ from agents.rdp.xrdp.probe import NotAlive, connection_request
 from agents.rdp.xrdp.rendering import MARK
 from schemas.rdp_config import Security, ServerConfig
 from schemas.rdp_processes import ProcessRef
-from tests.rdp.xrdp.yard import (
-    account,
-    can_run,
-    client,
-    leftovers,
-    open_folder,
-    running,
-    two_ports,
-)
+from tests.rdp.people import account, can_run, client, open_folder
+from tests.rdp.xrdp.yard import leftovers, running, two_ports
 from tests.waiting import until
 
 pytestmark = [

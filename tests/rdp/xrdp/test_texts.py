@@ -22,7 +22,7 @@ from agents.rdp.xrdp.rendering import Layout
 from agents.rdp.xrdp.settings import XrdpSettings
 from schemas.rdp_config import DesiredServer, Devices, LogLevel, Security, ServerConfig
 from schemas.sessions import new_session_id
-from tests.rdp.xrdp.yard import open_folder
+from tests.rdp.people import open_folder
 
 SERVER = str(new_session_id())
 NOW = datetime(2026, 11, 25, tzinfo=UTC)

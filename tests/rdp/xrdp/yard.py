@@ -1,16 +1,9 @@
-"""A house of real xrdp servers in a folder of its own, and accounts that log on to them."""
+"""A house of real xrdp servers in a folder of its own."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import secrets
-import shutil
-import subprocess
-import tempfile
-import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,23 +26,6 @@ FAST: dict[str, Any] = {
     "check_every": 0.2, "check_timeout": 1.0, "check_failures": 2, "restart_first": 0.1,
     "restart_most": 0.2, "stop_within": 3.0, "sesman_offset": 1,
 }  # fmt: skip
-
-
-def can_run() -> bool:
-    """Whether real servers can run here."""
-    tools = ("xrdp", "xrdp-sesman", "xfreerdp", "Xvfb", "xterm", "unshare", "useradd")
-    return os.geteuid() == 0 and all(shutil.which(tool) for tool in tools)
-
-
-@contextlib.contextmanager
-def open_folder() -> Iterator[Path]:
-    """A folder that every user can enter, as pytest's own ones are not."""
-    folder = Path(tempfile.mkdtemp(prefix="lucid-rdp-", dir="/tmp"))
-    folder.chmod(0o755)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def two_ports() -> int:
@@ -144,64 +120,3 @@ def leftovers(yard: Yard, wanted: DesiredServer) -> list[str]:
         names += list(SOCKETS.glob(f"*_{display}"))
         found += [str(path) for path in names if path.exists()]
     return found
-
-
-@dataclass(frozen=True)
-class Account:
-    """A user of this machine, for the time of a test."""
-
-    name: str
-    password: str
-    home: Path
-
-
-@contextlib.contextmanager
-def account(session: str) -> Iterator[Account]:
-    """An account whose desktop is this shell script."""
-    name, password = f"lucidt{secrets.token_hex(4)}", secrets.token_urlsafe(12)
-    subprocess.run(["useradd", "-m", "-s", "/bin/bash", name], check=True, capture_output=True)
-    home = Path("/home") / name
-    try:
-        subprocess.run(["chpasswd"], input=f"{name}:{password}".encode(), check=True)
-        (home / ".xsession").write_text(session)
-        shutil.chown(home / ".xsession", name)
-        yield Account(name, password, home)
-    finally:
-        subprocess.run(["pkill", "-KILL", "-u", name], check=False)
-        deadline = time.monotonic() + 10
-        while (
-            subprocess.run(["userdel", "-r", name], check=False, capture_output=True).returncode
-            not in (0, 6)
-            and time.monotonic() < deadline
-        ):
-            time.sleep(0.1)
-
-
-@contextlib.contextmanager
-def client(port: int, user: Account, password: str = "") -> Iterator[subprocess.Popen[bytes]]:
-    """An RDP client that logs on, under an X server of its own."""
-    read, write = os.pipe()
-    screen = subprocess.Popen(
-        ["Xvfb", "-displayfd", str(write), "-screen", "0", "1024x768x24", "-nolisten", "tcp"],
-        pass_fds=[write], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    os.close(write)
-    with os.fdopen(read) as found:
-        display = found.readline().strip()
-    program = subprocess.Popen(
-        # The password of an account that lives as long as the test.
-        ["xfreerdp", f"/v:127.0.0.1:{port}", f"/u:{user.name}", f"/p:{password or user.password}",
-         "/cert:ignore", "/size:800x600", "/log-level:ERROR"],
-        env={**os.environ, "DISPLAY": f":{display}", "HOME": "/tmp"},
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        yield program
-    finally:
-        for process in (program, screen):
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait(10)

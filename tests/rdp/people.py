@@ -10,10 +10,13 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+
+from demo.desktop import end
+from tests.e2e.conftest import xvfb
 
 DESKTOP = """\
 #!/bin/sh
@@ -31,7 +34,7 @@ def can_run() -> bool:
 @contextlib.contextmanager
 def open_folder() -> Iterator[Path]:
     """A folder that every user can enter, as pytest's own ones are not."""
-    folder = Path(tempfile.mkdtemp(prefix="lucid-ctl-", dir="/tmp"))
+    folder = Path(tempfile.mkdtemp(prefix="lucid-rdp-", dir="/tmp"))
     folder.chmod(0o755)
     try:
         yield folder
@@ -44,7 +47,11 @@ class Account:
     """A user of this machine."""
 
     name: str
-    password: str
+    password: str = field(repr=False)
+
+    @property
+    def home(self) -> Path:
+        return Path("/home", self.name)
 
     def processes(self, name: str = "") -> list[psutil.Process]:
         """The user's processes of this name, oldest first, without those that are dead."""
@@ -63,12 +70,12 @@ class Account:
 @contextlib.contextmanager
 def account(desktop: str = DESKTOP) -> Iterator[Account]:
     """An account whose desktop is this script."""
-    found = Account(f"lucidc{secrets.token_hex(4)}", secrets.token_urlsafe(12))
+    found = Account(f"lucidt{secrets.token_hex(4)}", secrets.token_urlsafe(12))
     subprocess.run(["useradd", "-m", "-s", "/bin/bash", found.name], check=True,
                    capture_output=True)  # fmt: skip
     try:
         subprocess.run(["chpasswd"], input=f"{found.name}:{found.password}".encode(), check=True)
-        script = Path("/home", found.name, ".xsession")
+        script = found.home / ".xsession"
         script.write_text(desktop)
         script.chmod(0o755)
         yield found
@@ -84,24 +91,19 @@ def account(desktop: str = DESKTOP) -> Iterator[Account]:
 
 @contextlib.contextmanager
 def client(
-    port: int, user: Account, screen: str, password: str = ""
+    port: int, user: Account, screen: str = "", password: str = ""
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """An RDP client on a display, that logs on."""
-    program = subprocess.Popen(
-        ["xfreerdp", f"/v:127.0.0.1:{port}", f"/u:{user.name}", "/from-stdin:force",
-         "/cert:ignore", "/size:800x600", "/log-level:ERROR"],
-        env={**os.environ, "DISPLAY": screen, "HOME": "/tmp"},
-        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    assert program.stdin is not None
-    program.stdin.write(f"{password or user.password}\n".encode())
-    program.stdin.close()
-    try:
+    """An RDP client that logs on: on a display, or under an X server of its own."""
+    with contextlib.ExitStack() as ends:
+        display = screen or ends.enter_context(xvfb("1024x768"))[0]
+        program = subprocess.Popen(
+            ["xfreerdp", f"/v:127.0.0.1:{port}", f"/u:{user.name}", "/from-stdin:force",
+             "/cert:ignore", "/size:800x600", "/log-level:ERROR"],
+            env={**os.environ, "DISPLAY": display, "HOME": "/tmp"},
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert program.stdin is not None
+        program.stdin.write(f"{password or user.password}\n".encode())
+        program.stdin.close()
+        ends.callback(end, program)
         yield program
-    finally:
-        program.terminate()
-        try:
-            program.wait(5)
-        except subprocess.TimeoutExpired:
-            program.kill()
-            program.wait()
