@@ -1,13 +1,20 @@
-"""Topics from now on, without a group: for whoever asks over a topic and waits for the answer.
+"""Topics without a group.
+
+For whoever asks over a topic and waits for the answer, from now on:
 
 async with listening(settings, contract, "node.lifecycle") as poll:
     … send the question …
     records = await poll(1.0)           what came within a second, often nothing
+
+For whoever keeps places of its own:
+
+async with assigned(settings, places, reset="latest", poll_ms=500) as consumer:
+    consumer.seek(…)
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeAlias
 
@@ -56,6 +63,29 @@ async def listening(settings: Settings, contract: Contract, *names: str) -> Asyn
             consumer.seek(place, end)
         yield poll
     except KafkaError as error:
+        raise unreachable(settings, error) from error
+    finally:
+        await consumer.stop()
+
+
+@asynccontextmanager
+async def assigned(
+    settings: Settings, places: Sequence[TopicPartition], *, reset: str, poll_ms: int
+) -> AsyncIterator[AIOKafkaConsumer]:
+    """A consumer of these partitions; whoever gets it says where each begins.
+
+    reset: earliest or latest, where it goes on when what it would read is gone.
+    Raises BrokerUnreachable, also when the work with it does not get on.
+    """
+    consumer = AIOKafkaConsumer(
+        **kafka_options(settings), group_id=None, enable_auto_commit=False,
+        auto_offset_reset=reset, fetch_max_wait_ms=poll_ms,
+    )  # fmt: skip
+    try:
+        await consumer.start()
+        consumer.assign(places)
+        yield consumer
+    except (KafkaError, TimeoutError, OSError) as error:
         raise unreachable(settings, error) from error
     finally:
         await consumer.stop()

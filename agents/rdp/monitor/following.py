@@ -19,14 +19,12 @@ from typing import TypeAlias
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
-from aiokafka.errors import KafkaError
 
-from agents.platform.broker import unreachable
 from agents.platform.contract import Contract
+from agents.platform.listening import assigned
 from agents.platform.retry import Backoff, Transient, retry
 from agents.platform.service import StopSignal
 from agents.platform.settings import Settings
-from agents.platform.tls import kafka_options
 from schemas.errors import FormatError
 
 log = structlog.get_logger(__name__)
@@ -75,13 +73,9 @@ class Following:
                 )  # fmt: skip
 
     async def _follow(self, stop: StopSignal) -> None:
-        consumer = AIOKafkaConsumer(
-            **kafka_options(self._settings), group_id=None, enable_auto_commit=False,
-            auto_offset_reset="earliest", fetch_max_wait_ms=POLL_MS,
-        )  # fmt: skip
-        try:
-            await consumer.start()
-            consumer.assign(self._places)
+        async with assigned(
+            self._settings, self._places, reset="earliest", poll_ms=POLL_MS
+        ) as consumer:
             await self._position(consumer)
             self._trouble = None
             while not stop.is_set():
@@ -91,10 +85,6 @@ class Following:
                         self._hand_over(record)
                     self._next[place] = await consumer.position(place)
                 await self._look_at_ends(consumer)
-        except (KafkaError, TimeoutError, OSError) as error:
-            raise unreachable(self._settings, error) from error
-        finally:
-            await consumer.stop()
 
     async def _position(self, consumer: AIOKafkaConsumer) -> None:
         """Go on behind what was taken; the first time from the beginning to today's end."""

@@ -21,16 +21,14 @@ from dataclasses import dataclass, field
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
-from aiokafka.errors import KafkaError
 
-from agents.platform.broker import unreachable
 from agents.platform.catalog import Catalog
 from agents.platform.contract import Contract
 from agents.platform.hearing import Commits
+from agents.platform.listening import assigned
 from agents.platform.retry import Backoff, Transient, retry, wait_stopped
 from agents.platform.service import StopSignal
 from agents.platform.settings import Settings
-from agents.platform.tls import kafka_options
 from agents.session.api.index import SessionIndex
 from schemas.errors import FormatError
 from schemas.events import RecordsExpired, SessionEvent, event_from_kafka
@@ -184,13 +182,9 @@ class Follower:
                 )  # fmt: skip
 
     async def _follow_once(self, stop: StopSignal) -> None:
-        consumer = AIOKafkaConsumer(
-            **kafka_options(self._settings), group_id=None,
-            enable_auto_commit=False, auto_offset_reset="latest", fetch_max_wait_ms=POLL_MS,
-        )  # fmt: skip
-        try:
-            await consumer.start()
-            consumer.assign(self._places)
+        async with assigned(
+            self._settings, self._places, reset="latest", poll_ms=POLL_MS
+        ) as consumer:
             await self._position(consumer)
             self._troubles.pop("topic", None)
             while not stop.is_set():
@@ -198,10 +192,6 @@ class Follower:
                 for records in batches.values():
                     for raw in records:
                         self._take(raw)
-        except (KafkaError, TimeoutError, OSError) as error:
-            raise unreachable(self._settings, error) from error
-        finally:
-            await consumer.stop()
 
     async def _position(self, consumer: AIOKafkaConsumer) -> None:
         """Go on where the last connection ended; the first one begins at the end."""

@@ -14,7 +14,6 @@ from agents.platform.ports import free_port
 from agents.platform.retry import Transient, Unreachable
 from agents.platform.service import StopSignal
 from agents.platform.settings import Settings
-from agents.rdp.monitor import following as module
 from agents.rdp.monitor.following import Following
 from agents.rdp.monitor.known import TOPICS
 from schemas.errors import FormatError
@@ -102,7 +101,7 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> House:
     first, second = (f"p.{name}" for name in NAMES)
     # The last offset of a compacted topic may be that of no record.
     log = Log({first: [3, 4, 5], second: [0, 7]}, {first: 6, second: 9})
-    monkeypatch.setattr(module, "AIOKafkaConsumer", log)
+    monkeypatch.setattr("agents.platform.listening.AIOKafkaConsumer", log)
     taken: list[tuple[str, int]] = []
     unread: list[str] = []
 
