@@ -28,7 +28,8 @@ pytestmark = [
     pytest.mark.skipif(not can_run(), reason="needs root, xrdp and xfreerdp"),
 ]
 LIMITS = MeasuredLimits(cpu=2.0, memory=2048 * MIB, disk=10 * 1024 * MIB)
-DESKTOP = """
+DESKTOP = """\
+#!/bin/sh
 head -c 3000000 /dev/urandom > "$HOME/file"
 (setsid sh -c 'exec sleep 610' &)
 exec xterm -e sh -c 'touch "$HOME/began"; while :; do date; done'

@@ -27,7 +27,7 @@ pytestmark = [
     pytest.mark.display,
     pytest.mark.skipif(not can_run(), reason="needs root, xrdp and xfreerdp"),
 ]
-SESSION = 'echo "$LUCID_RDP_SERVER $DISPLAY" > "$HOME/began"\nexec xterm\n'
+SESSION = '#!/bin/sh\necho "$LUCID_RDP_SERVER $DISPLAY" > "$HOME/began"\nexec xterm\n'
 
 
 @pytest.fixture
