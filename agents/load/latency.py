@@ -1,10 +1,18 @@
-"""Latencies: an HDR histogram of the whole run, and one for each slice of its time."""
+"""Latencies: an HDR histogram of the whole run, and one for each slice of its time.
+
+LucidError
+└── NoHistograms    hdrhistogram is not installed
+"""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
-from hdrh.histogram import HdrHistogram
+from schemas.errors import LucidError
+
+if TYPE_CHECKING:
+    from hdrh.histogram import HdrHistogram
 
 LOWEST_US, HIGHEST_US, DIGITS = 1, 3_600_000_000, 3
 PERCENTILES = (50.0, 90.0, 99.0, 99.9)
@@ -25,7 +33,21 @@ class Summary:
         return asdict(self)
 
 
+class NoHistograms(LucidError):
+    """Nothing can be measured."""
+
+    exit_status = 78
+
+
 def _new() -> HdrHistogram:
+    # All other commands do without it: it is of the extra `load`.
+    try:
+        from hdrh.histogram import HdrHistogram
+    except ModuleNotFoundError as error:
+        raise NoHistograms(
+            "hdrhistogram is not installed, and latencies are kept in its histograms",
+            hint="Install `lucid-recorder[load]`",
+        ) from error
     return HdrHistogram(LOWEST_US, HIGHEST_US, DIGITS)
 
 

@@ -124,6 +124,7 @@ async def apply_contract(settings: Settings, contract: Contract) -> list[Drift]:
 
     Raises CannotApply, before anything is changed, for what cannot be mended in place.
     """
+    contract.load_models()
     async with administering(settings) as client:
         drift = diff(contract, await _read(client, contract))
         stuck = [one for one in drift if not one.fixable]

@@ -22,6 +22,7 @@ app = typer.Typer(help="Compare a broker with topics.yaml.", no_args_is_help=Tru
 
 def _drift(settings: Settings) -> list[Drift]:
     contract = load_contract(settings)
+    contract.load_models()
     return diff(contract, asyncio.run(read_broker(settings, contract)))
 
 

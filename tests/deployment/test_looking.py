@@ -100,12 +100,41 @@ def test_one_breakage_fails_one_check(check: str, says: str, change: Change) -> 
     assert says in found[check].detail
 
 
-def test_a_container_that_ended_is_not_healthy_whatever_it_last_was() -> None:
+@pytest.mark.parametrize(
+    ("state", "restarts", "says"),
+    [
+        ({"Status": "exited", "ExitCode": 78}, 0, "it is exited, exit status 78: no broker"),
+        ({"Status": "created", "ExitCode": 128, "Error": "address already in use"}, 0,
+         "it is created, exit status 128: address already in use"),
+        ({"Health": {"Status": "starting"}}, 3, "it does not stay up, 3 restarts so far: no broker"),
+        ({"Status": "restarting"}, 1, "it does not stay up, 1 restarts so far: no broker"),
+    ],
+)  # fmt: skip
+def test_a_container_that_does_not_stay_up_says_why(
+    state: dict[str, Any], restarts: int, says: str
+) -> None:
     inspected = copy.deepcopy(WHOLE)
-    inspected["State"].update(Status="exited", ExitCode=78)
-    found = all_of(inspected, INSIDE)
-    assert {name for name, one in found.items() if one.failed} == {"running", "health"}
-    assert found["running"].detail == "it is exited, exit status 78"
+    inspected["State"].update(state)
+    inspected["RestartCount"] = restarts
+    assert looking.down(inspected)
+    assert looking.running(NAME, inspected, "no broker").detail == says
+
+
+def test_a_container_that_was_started_anew_and_runs_is_up() -> None:
+    inspected = copy.deepcopy(WHOLE)
+    inspected["RestartCount"] = 2
+    for health in ("healthy", "unhealthy"):
+        inspected["State"]["Health"]["Status"] = health
+        assert not looking.down(inspected)
+
+
+def test_the_last_error_of_a_log_is_found() -> None:
+    line = '{"level": "error", "event": "service failed", "error": "no broker"}'
+    assert looking.last_error(f'{line}\n{{"level": "info", "event": "stopped"}}\n') == "no broker"
+    assert looking.last_error('{"level": "critical", "event": "hard exit"}') == "hard exit"
+    assert looking.last_error("error: there is no key file\nTraceback") == "there is no key file"
+    assert looking.last_error("[1]\nwhat else\n\n") == "what else"
+    assert looking.last_error("") == ""
 
 
 def test_networks_are_the_wanted_ones() -> None:
@@ -136,7 +165,7 @@ def test_an_image_of_another_version_or_contract_is_named() -> None:
     labels = {"lucid.port": "8086", "lucid.room": STORAGE.room, "lucid.contract": "aa",
               "org.opencontainers.image.version": "1"}  # fmt: skip
     assert not looking.image(STORAGE, labels, "1", "aa").failed
-    assert "lucid.contract is aa, not bb" in looking.image(STORAGE, labels, "1", "bb").detail
+    assert "another topics.yaml than this one (label lucid.contract is aa, not bb" in looking.image(STORAGE, labels, "1", "bb").detail
     assert "version is 1, not 2" in looking.image(STORAGE, labels, "2", "aa").detail
     assert "lucid.port is missing" in looking.image(STORAGE, {}, "1", "aa").detail
 

@@ -81,17 +81,58 @@ def test_a_whole_stack_passes(made_up: Callable[[Engine], None]) -> None:
     assert report.document()["ok"] is True
 
 
-def test_a_missing_container_fails_all_its_checks_and_no_others(
-    made_up: Callable[[Engine], None],
+@pytest.mark.parametrize("name", [NAME, "lucid-redis"])
+def test_a_missing_container_is_one_failure_and_is_not_healthy(
+    made_up: Callable[[Engine], None], name: str
 ) -> None:
-    made_up(Engine(broken=NAME))
+    made_up(Engine(broken=name))
     report = validating.validate([STORAGE], [], "1", "aa")
-    assert {(one.subject, one.check) for one in report.failures} == {
-        (NAME, check) for check in COLUMNS
-    }
-    made_up(Engine(broken="lucid-redis"))
-    report = validating.validate([STORAGE], [], "1", "aa")
-    assert {one.subject for one in report.failures} == {"lucid-redis"}
+    assert [(one.subject, one.check) for one in report.failures] == [(name, "running")]
+    assert report.healthy() == (3, 4)
+
+
+@pytest.mark.parametrize("name", [NAME, "lucid-kafka"])
+def test_a_container_that_does_not_stay_up_is_one_failure_with_its_reason(
+    made_up: Callable[[Engine], None], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    made_up(Engine())
+    whole = Engine.container
+
+    def container(asked: str) -> dict[str, Any]:
+        found = whole(asked)
+        if asked == name:
+            found |= {"RestartCount": 4}
+            found["State"] |= {"Status": "restarting", "ExitCode": 73}
+        return found
+
+    monkeypatch.setattr(validating, "container", container)
+    monkeypatch.setattr(validating, "said", lambda _: "cannot write to /var/lib/lucid")
+    report = validating.validate([STORAGE, API], [], "1", "aa")
+    mine = [one for one in report.failures if one.subject != API.container]
+    assert [(one.subject, one.check) for one in mine] == [(name, "running")]
+    assert mine[0].detail.endswith("4 restarts so far: cannot write to /var/lib/lucid")
+    of_stack = {one.check: one for one in report.findings if one.subject == "stack"}
+    assert of_stack["session"].detail == f"{name} does not run"
+    assert (of_stack["topics"].verdict == "skipped") == (name == "lucid-kafka")
+
+
+def test_what_a_container_said_is_asked_of_the_engine(made_up: Callable[[Engine], None]) -> None:
+    class Logs(Engine):
+        def __call__(self, arguments: Any, **_: Any) -> Any:
+            assert arguments[0] == "logs"
+            return engine.subprocess.CompletedProcess(arguments, 0, "", "error: no such key\n")
+
+    made_up(Logs())
+    assert validating.said(NAME) == "no such key"
+
+
+def test_nobody_waits_for_a_container_that_is_started_again_and_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(validating, "container", lambda _: {
+        "RestartCount": looking.GIVEN_UP, "State": {"Status": "restarting"}})  # fmt: skip
+    monkeypatch.setattr(validating.time, "sleep", lambda _: pytest.fail("it waited"))
+    validating.settle(["a"])
 
 
 def test_topics_that_differ_are_named_and_no_session_is_tried(

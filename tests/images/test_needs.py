@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,7 @@ import pytest
 from agents.deployment.services import SERVICES, present
 from agents.run import ROOMS
 from containers.context import ROOT, cli_image, common, image_of, needs
-from containers.needs import closure, distributions, models, read_lock
+from containers.needs import closure, distributions, models, normal, read_lock
 
 LOCK = (ROOT / "requirements.lock").read_text()
 HERE = present([str(name) for name in ROOMS])
@@ -73,6 +76,32 @@ def test_the_table_says_what_the_code_reaches(name: str) -> None:
     rooms = {".".join(module.split(".")[:3]) for module in found if module.startswith("agents.")}
     others = {each.room for each in SERVICES} - {one.room}
     assert not rooms & others
+
+
+WITHOUT = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name in sys.argv[1].split(","):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Refuse())
+import agents.cli
+"""
+
+
+def test_the_command_starts_without_what_an_image_lacks() -> None:
+    """Neither extras nor tools of the tests are in an image, nor in a plain installation."""
+    locked = read_lock(LOCK)
+    lacking = [
+        name for name, holders in metadata.packages_distributions().items()
+        if not any(normal(holder) in {*locked, "lucid-recorder"} for holder in holders)
+    ]  # fmt: skip
+    assert {"hdrh", "matplotlib", "pytest"} <= set(lacking)
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT, ",".join(lacking)], cwd=ROOT,
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 def test_only_the_recorder_has_capture_libraries() -> None:

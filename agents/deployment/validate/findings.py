@@ -58,7 +58,7 @@ class Report:
     def healthy(self) -> tuple[int, int]:
         """How many of how many containers are healthy."""
         rows = [one for one in self.findings if one.check == "health"]
-        return sum(not one.failed for one in rows), len(rows)
+        return sum(one.verdict == "ok" for one in rows), len(rows)
 
     def document(self) -> dict[str, object]:
         """What --json prints."""

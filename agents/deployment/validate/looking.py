@@ -5,6 +5,7 @@ inspected: the engine's document of a container. inside: what inside.py printed 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -13,13 +14,15 @@ from agents.deployment.services import EDGE, SECRETS, USER, Service
 from agents.deployment.validate.findings import Finding, judged
 
 Json = Mapping[str, Any]
+GIVEN_UP = 2
+"""Restarts after which nobody need wait for a container that has not got healthy."""
 _PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]+@|PASSWORD=.+|SECRET=.+|TOKEN=.+", re.IGNORECASE)
 
 
 def image(one: Service, labels: Mapping[str, str], version: str, contract: str) -> Finding:
     """The image is that of this service, this version and this contract."""
     wanted = {
-        "lucid.port": str(one.port), "lucid.room": one.room, "lucid.contract": contract,
+        "lucid.port": str(one.port), "lucid.room": one.room,
         "org.opencontainers.image.version": version,
     }  # fmt: skip
     problems = [
@@ -27,18 +30,53 @@ def image(one: Service, labels: Mapping[str, str], version: str, contract: str) 
         for name, value in wanted.items()
         if labels.get(name) != value
     ]
+    if (built := labels.get("lucid.contract", "missing")) != contract:
+        problems.append(
+            f"it was built with another topics.yaml than this one (label lucid.contract is "
+            f"{built[:12]}, not {contract[:12]}): `make containers`"
+        )
     return judged(one.container, "image", problems)
 
 
-def running(name: str, inspected: Json) -> Finding:
-    """It runs, under its name."""
+def down(inspected: Json) -> bool:
+    """Whether it does not run, or only ever begins to."""
+    state = inspected["State"]
+    health = (state.get("Health") or {}).get("Status")
+    return state["Status"] != "running" or (
+        health == "starting" and inspected.get("RestartCount", 0) > 0
+    )
+
+
+def running(name: str, inspected: Json, said: str = "") -> Finding:
+    """It runs, under its name. said: its last error, which is told of one that does not."""
     state = inspected["State"]
     problems = []
-    if state["Status"] != "running":
-        problems.append(f"it is {state['Status']}, exit status {state.get('ExitCode')}")
+    if down(inspected):
+        again = inspected.get("RestartCount", 0)
+        what = f"it is {state['Status']}, exit status {state.get('ExitCode')}"
+        if again:
+            what = f"it does not stay up, {again} restarts so far"
+        # The engine's own words are there when it could not even start it: a taken port.
+        reason = state.get("Error") or said
+        problems.append(f"{what}: {reason}" if reason else what)
     if inspected["Name"].lstrip("/") != name:
         problems.append(f"it is called {inspected['Name']}")
     return judged(name, "running", problems)
+
+
+def last_error(printed: str) -> str:
+    """The last error in the log of a service; without one, its last line."""
+    lines = [line for line in printed.splitlines() if line.strip()]
+    for line in reversed(lines):
+        if line.startswith("error: "):
+            return line.removeprefix("error: ")
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and entry.get("level") in ("error", "critical"):
+            return str(entry.get("error") or entry.get("event"))
+    return lines[-1] if lines else ""
 
 
 def ports(name: str, inspected: Json, *, exposed: int | None, published: bool) -> Finding:

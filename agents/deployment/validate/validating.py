@@ -26,6 +26,8 @@ SHELLS = ("/bin/sh", "/bin/bash", "/busybox/sh", "sh")
 SESSION = ("session", "verified", "read")
 SETTLE_SECONDS = 90.0
 PYTHON = "/usr/bin/python3.11"
+_RUNNING_ONLY = ("shell", "health", "isolation", "secrets")
+"""Checks that a container which does not run can neither pass nor fail."""
 _SERVERS = {KAFKA: 9092, MONGODB: 27017, REDIS: 6379}
 
 
@@ -41,7 +43,8 @@ def validate(services: Sequence[Service], absent: Sequence[Service], version: st
         Finding(one.container, "image", "absent", "this version has no room for it")
         for one in absent
     ]
-    findings += _stack(services)
+    findings += _stack(services, [one.subject for one in findings
+                                  if one.check == "running" and one.failed])  # fmt: skip
     return Report(tuple(findings))
 
 
@@ -64,14 +67,14 @@ def expected(one: Service) -> dict[str, bool]:
 def _service(one: Service, version: str, contract: str) -> Iterator[Finding]:
     inspected = container(one.container)
     if inspected is None:
-        yield from (failed(one.container, check, "there is no such container")
-                    for check in COLUMNS)  # fmt: skip
+        yield from _absent(one.container, COLUMNS)
         return
     found, name = inspected, one.container
+    down = looking.down(found)
     inside: Json | None = None
     problem = ""
     try:
-        inside = look_inside(one)
+        inside = None if down else look_inside(one)
     except (EngineProblem, ValueError) as error:
         problem = f"cannot look inside: {error}"
 
@@ -85,7 +88,7 @@ def _service(one: Service, version: str, contract: str) -> Iterator[Finding]:
         del may["1.1.1.1:53"]
     checks: dict[str, Callable[[], Finding]] = {
         "image": lambda: looking.image(one, labels(found["Image"]), version, contract),
-        "running": lambda: looking.running(name, found),
+        "running": lambda: looking.running(name, found, said(name) if down else ""),
         "port": lambda: looking.ports(name, found, exposed=one.port, published=one.published),
         "user": lambda: looking.user(name, found, inside),
         "shell": lambda: shell(name),
@@ -101,8 +104,27 @@ def _service(one: Service, version: str, contract: str) -> Iterator[Finding]:
     }
     for check in COLUMNS:
         # A session on xrdp begins with a shell, so that image has one.
-        if not (one.slim and check == "shell"):
+        if one.slim and check == "shell":
+            continue
+        if down and check in _RUNNING_ONLY:
+            yield skipped(name, check, "it does not run")
+        else:
             yield _guarded(name, check, checks[check])
+
+
+def _absent(name: str, checks: Sequence[str]) -> Iterator[Finding]:
+    """One failure, since it has one cause, whatever else cannot be looked at."""
+    for check in checks:
+        if check == "running":
+            yield failed(name, check, "there is no such container: `docker compose up` says why")
+        else:
+            yield skipped(name, check, "there is no such container")
+
+
+def said(name: str) -> str:
+    """The last error that a container wrote."""
+    done = docker(["logs", "--tail", "200", name], check=False)
+    return looking.last_error(done.stdout + done.stderr)
 
 
 def networks(inspected: Json) -> dict[str, bool]:
@@ -116,7 +138,11 @@ def networks(inspected: Json) -> dict[str, bool]:
 
 def health_of(name: str) -> str:
     """healthy, unhealthy, starting; without a health check, or not running, the state itself."""
-    state = (container(name) or {"State": {"Status": "absent"}})["State"]
+    return _health(container(name) or {"State": {"Status": "absent"}})
+
+
+def _health(inspected: Json) -> str:
+    state = inspected["State"]
     if state["Status"] != "running":
         return str(state["Status"])
     return str((state.get("Health") or {}).get("Status") or "running")
@@ -125,10 +151,16 @@ def health_of(name: str) -> str:
 def settle(names: Sequence[str]) -> None:
     """Wait until no health check is at its first one any more, a bounded time."""
     end = time.monotonic() + SETTLE_SECONDS
-    while time.monotonic() < end:
-        if not {"starting", "restarting"} & {health_of(name) for name in names}:
-            return
+    while time.monotonic() < end and any(_begins(name) for name in names):
         time.sleep(1.0)
+
+
+def _begins(name: str) -> bool:
+    """Whether a container may still get healthy, or not."""
+    seen = container(name)
+    if seen is None or seen.get("RestartCount", 0) >= looking.GIVEN_UP:
+        return False
+    return _health(seen) in ("starting", "restarting")
 
 
 def wait_healthy(names: Sequence[str], seconds: float) -> dict[str, str]:
@@ -178,11 +210,12 @@ def _server(name: str) -> Iterator[Finding]:
     inspected = container(name)
     checks = ("running", "port", "user", "read-only", "capabilities", "limits", "health")
     if inspected is None:
-        yield from (failed(name, check, "there is no such container") for check in checks)
+        yield from _absent(name, checks)
         return
     found = inspected
+    down = looking.down(found)
     work: dict[str, Callable[[], Finding]] = {
-        "running": lambda: looking.running(name, found),
+        "running": lambda: looking.running(name, found, said(name) if down else ""),
         "port": lambda: looking.ports(name, found, exposed=_SERVERS[name], published=False),
         "user": lambda: looking.user(name, found, None),
         "read-only": lambda: looking.read_only(name, found, None),
@@ -191,15 +224,26 @@ def _server(name: str) -> Iterator[Finding]:
         "health": lambda: looking.health(name, found),
     }
     for check in checks:
-        yield _guarded(name, check, work[check])
+        if down and check in _RUNNING_ONLY:
+            yield skipped(name, check, "it does not run")
+        else:
+            yield _guarded(name, check, work[check])
 
 
-def _stack(services: Sequence[Service]) -> Iterator[Finding]:
-    """Checks of all containers together, with the command beside them."""
+def _stack(services: Sequence[Service], down: Sequence[str]) -> Iterator[Finding]:
+    """Checks of all containers together, with the command beside them.
+
+    down: those that do not run. What goes through them is not tried, it would fail for the
+    reason that is named already.
+    """
     seen = container(KAFKA) or next(filter(None, (container(s.container) for s in services)), None)
     if seen is None:
         yield failed(session.STACK, "topics", "nothing runs")
         yield from (skipped(session.STACK, check, "nothing runs") for check in SESSION)
+        return
+    if KAFKA in down:
+        yield from (skipped(session.STACK, check, f"{KAFKA} does not run")
+                    for check in ("topics", *SESSION))  # fmt: skip
         return
     compose = Compose(seen)
     topics = _guarded(session.STACK, "topics", lambda: session.topics(compose))
@@ -208,7 +252,12 @@ def _stack(services: Sequence[Service]) -> Iterator[Finding]:
         # No service starts and nothing is recorded on a broker that differs.
         yield from (skipped(session.STACK, check, "the topics differ") for check in SESSION)
     elif any(one.name == "api" for one in services):
-        yield from session.through(compose, published_port(services))
+        ways = {KAFKA, MONGODB, *(one.container for one in services if one.group == "sessions")}
+        if stopped := sorted(ways & set(down)):
+            yield from (skipped(session.STACK, check, f"{stopped[0]} does not run")
+                        for check in SESSION)  # fmt: skip
+        else:
+            yield from session.through(compose, published_port(services))
 
 
 def published_port(services: Sequence[Service]) -> int:
