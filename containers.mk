@@ -66,9 +66,13 @@ K8SCHECK = $(HOME)/.cache/lucid/k8scheck
 $(K8SCHECK): containers/k8scheck/main.go containers/k8scheck/go.mod
 	@cd containers/k8scheck && nice -n 10 go build -trimpath -o $@ .
 
+KUSTOMIZE = $(HOME)/.cache/lucid/kustomize
+$(KUSTOMIZE):
+	@GOBIN=$(dir $@) nice -n 10 go install -trimpath sigs.k8s.io/kustomize/kustomize/v5@v5.4.3
+
 .PHONY: k8s
-k8s: compose $(K8SCHECK) ## check the Kubernetes base: types of the API, PodSecurity restricted
-	@for file in compose/k8s/[!k]*.yaml; do cat $$file; echo ---; done | $(K8SCHECK)
+k8s: compose $(K8SCHECK) $(KUSTOMIZE) ## check the Kubernetes base: kustomize, the API's types, PodSecurity restricted
+	@built=$$($(KUSTOMIZE) build compose/k8s) && printf '%s\n' "$$built" | $(K8SCHECK)
 
 PROMTOOL = $(HOME)/.cache/lucid/promtool
 PROMETHEUS = github.com/prometheus/prometheus@v0.53.2

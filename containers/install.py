@@ -57,7 +57,7 @@ def state(out: str) -> None:
 
 
 def compile_all(top: Path, *, docstrings: bool) -> None:
-    """Write the bytecode of every module below `top`; what is no Python of this version has none."""
+    """Write the bytecode of every module below `top`; a file that is not Python 3 has none."""
     for path in sorted(top.rglob("*.py")):
         source = path.read_bytes()
         try:

@@ -12,10 +12,12 @@ from containers.context import version
 
 def files() -> dict[str, str]:
     """Text by path, relative to the checkout."""
-    here = [one for one in present(images.rooms()) if not one.slim]
+    here = present(images.rooms())
+    # A pod cannot be where users log on: docs/containers.md, "Desktops in containers".
+    pods = [one for one in here if not one.slim]
     contract = load_contract(Settings(topics_file=images.ROOT / "topics.yaml"))
     partitions = contract.topic("session.frames").partitions
-    base = kubernetes.files(here, version(), partitions)
+    base = kubernetes.files(pods, version(), partitions)
     return {
         **{f"compose/{name}": text for name, text in compose.files().items()},
         **{f"compose/k8s/{name}": text for name, text in base.items()},

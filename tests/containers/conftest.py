@@ -51,10 +51,10 @@ class Deployed:
     folder: Path
     files: tuple[str, ...]
 
-    def compose(self, *arguments: str, more: Sequence[Path] = ()) -> str:
+    def compose(self, *arguments: str, more: Sequence[Path] = (), check: bool = True) -> str:
         options = [f"--env-file={self.folder / '.env'}"]
         options += [f"--file={name}" for name in (*self.files, *map(str, more))]
-        return docker("compose", *options, *arguments)
+        return docker("compose", *options, *arguments, check=check)
 
     def up(self, *names: str, more: Sequence[Path] = ()) -> None:
         """Start, or make anew what differs, and wait until it is healthy.

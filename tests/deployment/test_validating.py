@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from agents.deployment.validate import engine, looking, session, validating
-from agents.deployment.validate.findings import COLUMNS, Finding, Report, failed, ok, skipped
+from agents.deployment.validate.findings import Finding, Report, failed, ok, skipped
 from tests.deployment.test_looking import API, INSIDE, NAME, STORAGE, WHOLE
 
 
@@ -110,7 +110,7 @@ def test_a_container_that_does_not_stay_up_is_one_failure_with_its_reason(
     report = validating.validate([STORAGE, API], [], "1", "aa")
     mine = [one for one in report.failures if one.subject != API.container]
     assert [(one.subject, one.check) for one in mine] == [(name, "running")]
-    assert mine[0].detail.endswith("4 restarts so far: cannot write to /var/lib/lucid")
+    assert mine[0].detail.endswith("restarts so far: 4: cannot write to /var/lib/lucid")
     of_stack = {one.check: one for one in report.findings if one.subject == "stack"}
     assert of_stack["session"].detail == f"{name} does not run"
     assert (of_stack["topics"].verdict == "skipped") == (name == "lucid-kafka")

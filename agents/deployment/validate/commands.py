@@ -26,6 +26,11 @@ _MARKS = {
     "skipped": "[yellow]skipped[/]",
 }
 
+_LEGEND = """\
+–: does not apply. xrdp has a shell, since desktops begin with one; Kafka, the catalog and Redis
+are looked at from outside only. docs/containers.md says what each column means.
+"""
+
 
 @app.callback()
 def _validate() -> None:
@@ -67,6 +72,7 @@ def show(report: Report) -> None:
             table.add_row(subject, *cells)
     print_wide(table, 150)
     console = Console(highlight=False)
+    console.print(_LEGEND, soft_wrap=True)
     for one in report.findings:
         if one.subject == "stack":
             console.print(f"{one.check:<10}{_MARKS[one.verdict]}  {one.detail}", soft_wrap=True)
@@ -74,7 +80,9 @@ def show(report: Report) -> None:
         console.print(f"[red]FAILED[/]  {one.subject}: {one.check}: ", end="")
         console.print(one.detail, markup=False, soft_wrap=True)
     healthy, count = report.healthy()
+    left_out = sum(one.verdict == "skipped" for one in report.findings)
     typer.echo(
-        f"{healthy} of {count} healthy; {len(report.findings)} checks, "
+        f"{healthy} of {count} containers healthy; {len(report.findings)} checks, "
         f"{len(report.failures)} failed"
+        + (f", {left_out} not tried for what failed before" if left_out else "")
     )

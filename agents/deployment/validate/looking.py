@@ -55,7 +55,7 @@ def running(name: str, inspected: Json, said: str = "") -> Finding:
         again = inspected.get("RestartCount", 0)
         what = f"it is {state['Status']}, exit status {state.get('ExitCode')}"
         if again:
-            what = f"it does not stay up, {again} restarts so far"
+            what = f"it does not stay up, restarts so far: {again}"
         # The engine's own words are there when it could not even start it: a taken port.
         reason = state.get("Error") or said
         problems.append(f"{what}: {reason}" if reason else what)

@@ -29,7 +29,7 @@ def topics(compose: Compose) -> Finding:
         shown = "; ".join(f"{d['topic']} {d['field']}: {d['found']}, not {d['wanted']}"
                           for d in drift[:3])  # fmt: skip
         return failed(STACK, "topics", f"{len(drift)} differences: {shown}")
-    return ok(STACK, "topics")
+    return ok(STACK, "topics", "the broker's are those of topics.yaml")
 
 
 def through(compose: Compose, port: int) -> Iterator[Finding]:
@@ -43,12 +43,14 @@ def through(compose: Compose, port: int) -> Iterator[Finding]:
         yield from (skipped(STACK, check, "no session") for check in ("verified", "read"))
         return
     session = str(recorded["session"])
-    yield ok(STACK, "session", session)
-    yield until("verified", lambda: verified(compose, session))
-    yield until("read", lambda: read(compose, port, session))
+    yield ok(STACK, "session", f"{FRAMES} frames were recorded as {session}")
+    yield until("verified", "sealed, stored, and verified as complete",
+                lambda: verified(compose, session))  # fmt: skip
+    yield until("read", f"the API gives it out, on port {port} of this host",
+                lambda: read(compose, port, session))  # fmt: skip
 
 
-def until(check: str, attempt: Callable[[], str]) -> Finding:
+def until(check: str, good: str, attempt: Callable[[], str]) -> Finding:
     """Ask until nothing is wrong, or the time is over; `attempt` returns what is wrong."""
     end = time.monotonic() + SECONDS
     while True:
@@ -57,7 +59,7 @@ def until(check: str, attempt: Callable[[], str]) -> Finding:
         except (EngineProblem, ValueError, KeyError) as error:
             problem = str(error)
         if not problem:
-            return ok(STACK, check)
+            return ok(STACK, check, good)
         if time.monotonic() >= end:
             return failed(STACK, check, problem)
         time.sleep(0.5)
