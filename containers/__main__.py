@@ -56,8 +56,9 @@ def main() -> int:
 
 def _build(chosen: argparse.Namespace) -> int:
     built = images.build(
-        chosen.names, base=chosen.base, builder=chosen.builder, no_cache=chosen.no_cache
-    )
+        chosen.names, base=chosen.base, builder=chosen.builder, no_cache=chosen.no_cache,
+        tell=lambda line: print(line, file=sys.stderr),
+    )  # fmt: skip
     if chosen.json:
         print(json.dumps([asdict(one) for one in built], indent=2))
         return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,9 +64,13 @@ def base_components(tag: str) -> list[Component]:
 
 
 def build(
-    names: Sequence[str] = (), *, base: str = "", builder: str = "", no_cache: bool = False
-) -> list[Built]:
-    """Build the images; without `base` on the local base. Raises BuildProblem."""
+    names: Sequence[str] = (), *, base: str = "", builder: str = "", no_cache: bool = False,
+    tell: Callable[[str], object] = lambda _: None,
+) -> list[Built]:  # fmt: skip
+    """Build the images; without `base` on the local base. Raises BuildProblem.
+
+    tell: hears what is made now, which takes minutes where nothing is there yet.
+    """
     images = wanted(names)
     python_base = base or runtime.ensure()
     wheels = wheelhouse(ROOT / "requirements.lock", ROOT / "requirements-dev.lock")
@@ -80,6 +84,9 @@ def build(
     found = []
     for image in images:
         begin = time.monotonic()
+        if image.slim and not docker.has_image(slim.TAG):
+            tell(f"Making {slim.TAG}, a Debian with xrdp")
+        tell(f"Building {image.tag}")
         docker.build(
             context, image.tag,
             {**shared, "SERVICE": image.name, "ROOM": image.room, "PORT": str(image.port),
