@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from rich.console import Console
 
 from agents.load import plots
 from agents.load.counting import Span, Verdict
-from agents.load.latency import Summary
+from agents.load.latency import Latencies, NoHistograms, Summary
 from agents.load.report import Counts, Outcome, Report, counted, shortcomings, show, slopes
 from agents.load.watching import Sample
 
@@ -78,3 +79,9 @@ def test_without_matplotlib_it_is_said_before_the_run(monkeypatch: pytest.Monkey
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(plots.NoPlots, match="matplotlib is not installed"):
         plots.require_plots()
+
+
+def test_without_hdrhistogram_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "hdrh.histogram", None)
+    with pytest.raises(NoHistograms, match="hdrhistogram is not installed"):
+        Latencies()
