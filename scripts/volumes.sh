@@ -9,6 +9,8 @@ if [ -n "$(docker ps -q --filter name='^lucid-')" ]; then
 	exit 1
 fi
 mkdir -p "$folder"
+# The broker's volume has frames that are not sealed yet, in plaintext.
+chmod 700 "$folder"
 python() { docker run --rm --network none --user 0 --entrypoint /usr/bin/python3.11 "$@"; }
 for volume in blobs mongodb kafka recorder-state; do
 	case $what in
