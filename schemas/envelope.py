@@ -15,9 +15,8 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar, Self
 from uuid import uuid4
 
-from cloudevents.core.bindings.kafka import KafkaMessage, from_binary, to_binary
+from cloudevents.core.bindings.kafka import KafkaMessage, from_binary
 from cloudevents.core.formats.base import Format
-from cloudevents.core.v1.event import CloudEvent
 
 from schemas.canonical import Strict, decode, encode
 from schemas.errors import FormatError
@@ -69,21 +68,25 @@ class Event:
         return None
 
     def to_kafka(self) -> tuple[bytes, list[tuple[str, bytes]], bytes]:
-        """Key, headers and value of the Kafka record."""
-        attributes: dict[str, Any] = {
-            "specversion": "1.0",
-            "id": self.id,
-            "source": self.source,
-            "type": self.type,
-            "subject": self.subject,
-            "time": self.time,
-            "datacontenttype": CONTENT_TYPE,
-        }
+        """Key, headers and value of the Kafka record; raises InvalidEvent.
+
+        As `to_binary` of cloudevents writes it, which takes as long as all the rest of an entry.
+        """
+        if not (self.id and self.source and self.subject) or self.time.tzinfo is None:
+            raise InvalidEvent("an event has no id, source or subject, or a time without a zone")
+        time, subject = self.time.isoformat(), self.subject.encode()
+        if time.endswith("+00:00"):
+            time = f"{time[:-6]}Z"
+        headers = [
+            ("ce_specversion", b"1.0"), ("ce_id", self.id.encode()),
+            ("ce_source", self.source.encode()), ("ce_type", self.type.encode()),
+            ("ce_subject", subject), ("ce_time", time.encode()),
+            ("content-type", CONTENT_TYPE.encode()),
+        ]  # fmt: skip
         for name, place in self.extensions.items():
             if text := getattr(self, place):
-                attributes[name] = text
-        message = to_binary(CloudEvent(attributes, encode(self.data)), _Canonical())
-        return self.subject.encode(), list(message.headers.items()), message.value
+                headers.append((f"ce_{name}", text.encode()))
+        return subject, headers, encode(self.data)
 
     @classmethod
     def from_kafka(

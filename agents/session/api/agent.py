@@ -25,7 +25,7 @@ from agents.platform.service import Listening, Part, Service, run_service
 from agents.platform.settings import Settings
 from agents.platform.tokens import TokenVerifier
 from agents.session.api import node_views
-from agents.session.api.app import make_app
+from agents.session.api.app import make_app, serving
 from agents.session.api.audit_view import AUDIT
 from agents.session.api.context import Api
 from agents.session.api.follower import Follower
@@ -59,7 +59,7 @@ class Room:
     def front(self, service: Service) -> AbstractAsyncContextManager[Listening]:
         """Answers 503 until `build` is done, and health always."""
         self._app = make_app(service.health, ApiMetrics(service.metrics.registry))
-        return listening(service, self._app)
+        return listening(service, serving(self._app))
 
     @asynccontextmanager
     async def build(self, service: Service) -> AsyncIterator[Sequence[Part]]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import structlog
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from agents.platform.health import announced, port_taken
 from agents.platform.service import Service
@@ -36,14 +36,13 @@ class Server(uvicorn.Server):
 
 @dataclass(frozen=True)
 class Front:
-    """What listens, and what it answers with."""
+    """What listens."""
 
     port: int
-    app: FastAPI
 
 
 @asynccontextmanager
-async def listening(service: Service, app: FastAPI) -> AsyncIterator[Front]:
+async def listening(service: Service, app: ASGIApp) -> AsyncIterator[Front]:
     """Serve `app` on the service's address; raises PortTaken and TlsSettingsError."""
     section = service.section
     assert isinstance(section, ApiSettings)
@@ -62,7 +61,7 @@ async def listening(service: Service, app: FastAPI) -> AsyncIterator[Front]:
         try:
             with announced(service.run_folder, service.name, port):
                 log.info("listening", bind=service.settings.bind, port=port, tls=bool(tls))
-                yield Front(port, app)
+                yield Front(port)
         finally:
             server.should_exit = True
             await task
