@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -42,6 +43,8 @@ from agents.session.api.views import CHUNK_PAGES, SESSION_EVENTS, STATISTICS
 from schemas.errors import LucidError
 
 NAME = "api"
+COLLECT_AFTER = 20_000
+"""New objects after which the collector looks through them."""
 
 
 def main() -> int:
@@ -67,7 +70,18 @@ class Room:
         assert self._app is not None
         async with parts(service) as (api, running):
             self._app.state.api = api
+            _spare_collector()
             yield running
+
+
+def _spare_collector() -> None:
+    """What is there now stays: the garbage collector need not look through it time and again.
+
+    A full collection of the modules' 400,000 objects holds up every request for 60 to 130 ms.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECT_AFTER, 10, 10)
 
 
 @asynccontextmanager
