@@ -43,6 +43,9 @@ from agents.session.api.views import CHUNK_PAGES, SESSION_EVENTS, STATISTICS
 from schemas.errors import LucidError
 
 NAME = "api"
+GATHER_AUDIT = 0.25
+"""Seconds for which audit entries gather, one at least for each request: a page of the view, with
+256 entries, is read and written for each batch."""
 COLLECT_AFTER = 20_000
 """New objects after which the collector looks through them."""
 
@@ -136,7 +139,9 @@ def _views(
     for topic, more in node_views.BY_TOPIC.items():
         views[topic] += more
     for topic, some in views.items():
-        control.consume_many(contract.topic(topic).full_name, Projector(catalog, some).take)
+        gather = GATHER_AUDIT if topic == AUDIT.topic else 0.0
+        taken = Projector(catalog, some).take
+        control.consume_many(contract.topic(topic).full_name, taken, gather=gather)
     return control
 
 
