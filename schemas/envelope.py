@@ -179,7 +179,7 @@ def _as_we_write(fields: Mapping[str, bytes]) -> dict[str, Any] | None:
         found["time"] = datetime.fromisoformat(found["time"])
     except ValueError:
         return None
-    return found if all(found[name] for name in ("id", "source", "type", "subject")) else None
+    return found if all(found[name] for name in _ALWAYS) else None
 
 
 def _as_anybody_writes(fields: dict[str, bytes], value: bytes) -> dict[str, Any]:
