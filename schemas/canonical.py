@@ -64,10 +64,7 @@ def _is_plain(value: Any) -> bool:
                 return False
         return True
     if kind is list:
-        for one in value:
-            if not _is_plain(one):
-                return False
-        return True
+        return all(_is_plain(one) for one in value)
     return False
 
 

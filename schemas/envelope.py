@@ -54,7 +54,7 @@ class Event:
     @property
     def type(self) -> str:
         """The name of the data's type; raises InvalidEvent when the topic has none for it."""
-        name = _names(type(self)).get(type(self.data))
+        name = _names(type(self)).get(type(self.data))  # type: ignore[arg-type]
         if name is None:
             raise InvalidEvent(f"{type(self).__name__} has no type for {type(self.data).__name__}")
         return name
@@ -147,7 +147,7 @@ class AnsweringEvent(Event):
 @lru_cache(100)
 def _names(kind: type[Event]) -> Mapping[type[Strict], str]:
     """The name of each type that a class of events has."""
-    return {model: name for name, model in reversed(kind.types.items())}
+    return {model: name for name, model in reversed([*kind.types.items()])}
 
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?Z", re.ASCII)

@@ -82,7 +82,7 @@ def _go_on(coroutine: Any, waits_for: Any) -> Generator[Any, Any, Any]:
     while True:
         try:
             result = yield waits_for
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - thrown into the coroutine
             step, given = coroutine.throw, error
         else:
             step, given = coroutine.send, result

@@ -24,7 +24,7 @@ from starlette.datastructures import QueryParams
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from agents.session.api.guard import Reader, reader, visible, visible_name
+from agents.session.api.guard import reader, visible, visible_name
 from agents.session.api.problems import answer, translate
 from schemas.errors import LucidError
 

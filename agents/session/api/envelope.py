@@ -44,7 +44,9 @@ class Envelope:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = [
-                    *message.get("headers", ()), (b"x-request-id", state["request_id"].encode()), NO_SNIFF
+                    *message.get("headers", ()),
+                    (b"x-request-id", state["request_id"].encode()),
+                    NO_SNIFF,
                 ]
                 if (allowance := state.get("allowance")) is not None:
                     headers += allowance.fields()

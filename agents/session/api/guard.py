@@ -156,9 +156,7 @@ async def _limit(api: Api, request: Request, subject: str, route: str) -> None:
     allowance = await api.limiter.hit(subject, route, rate)
     request.scope["state"]["allowance"] = allowance  # the envelope puts it into headers
     if not allowance.allowed:
-        raise ApiProblem(
-            Code.RATE_LIMITED, f"{allowance.limit} requests a minute are allowed here"
-        )
+        raise ApiProblem(Code.RATE_LIMITED, f"{allowance.limit} requests a minute are allowed here")
 
 
 def _denied(

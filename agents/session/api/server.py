@@ -51,8 +51,9 @@ async def listening(service: Service, app: ASGIApp) -> AsyncIterator[Front]:
         config = uvicorn.Config(
             app, log_config=None, access_log=False, lifespan="off", server_header=False,
             date_header=True, backlog=BACKLOG, timeout_keep_alive=KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=STOP_SECONDS, http=BoundedProtocol, ws="none", proxy_headers=bool(section.proxies),
-            forwarded_allow_ips=section.proxies or None, **tls,
+            timeout_graceful_shutdown=STOP_SECONDS, http=BoundedProtocol, ws="none",
+            proxy_headers=bool(section.proxies), forwarded_allow_ips=section.proxies or None,
+            **tls,
         )  # fmt: skip
         server = Server(config)
         port = sock.getsockname()[1]

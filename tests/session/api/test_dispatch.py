@@ -185,7 +185,9 @@ async def test_both_ways_answer_the_same_and_put_down_the_same(path: str, token:
     assert notes == house.trail.notes
     tag = found.headers.get("etag")
     if tag is not None:
-        again = [await house.get(path, short=way, **{"If-None-Match": tag}) for way in (True, False)]
+        again = [
+            await house.get(path, short=way, **{"If-None-Match": tag}) for way in (True, False)
+        ]
         assert shown(again[0]) == shown(again[1])
         assert (again[0].status, again[0].content) == (304, b"")
 
@@ -277,6 +279,8 @@ def test_words_of_a_path_come_before_names() -> None:
     tree = Tree([one, other])
     assert tree.find("/a/c") == (one, {"x": "c"})
     assert tree.find("/a/b/d") == (other, {"y": "d"})
-    assert [tree.find(path) for path in ("", "/", "/a", "/a/", "/a/c/d", "a/c", "/a/b")] == [None] * 7
+    assert [tree.find(path) for path in ("", "/", "/a", "/a/", "/a/c/d", "a/c", "/a/b")] == [
+        None
+    ] * 7
     assert tree.find("/a/{}") == (one, {"x": "{}"})
     assert Node().found is None

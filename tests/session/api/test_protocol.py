@@ -58,7 +58,7 @@ async def answers(reader: asyncio.StreamReader, count: int) -> list[bytes]:
 HEAD = b"GET / HTTP/1.1\r\nHost: h\r\n"
 
 
-@pytest.mark.parametrize("start, piece", [
+@pytest.mark.parametrize(("start", "piece"), [
     (b"GET /", b"x" * 1000),
     (HEAD + b"X: ", b"y" * 1000),
     (HEAD, b"X: " + b"z" * 900 + b"\r\n"),

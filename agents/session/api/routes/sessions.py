@@ -12,8 +12,8 @@ from starlette.responses import Response
 from agents.session.api import models
 from agents.session.api.context import api_of
 from agents.session.api.guard import BASE, ReaderOf, VisibleSession
-from agents.session.api.index import Query as Wanted
 from agents.session.api.index import Listed, Page, Sort, item_of
+from agents.session.api.index import Query as Wanted
 from agents.session.api.problems import ApiProblem, Code, responses
 from agents.session.api.support import json_bytes, read_cursor, reply, tag_of, write_cursor
 from schemas.live import LiveState
