@@ -57,6 +57,11 @@ class Row:
     body: bytes
 
     @property
+    def whole(self) -> bool:
+        """Whether no erasure of the session has begun."""
+        return b'"erased":{}' in self.body  # within a text, quotes would be escaped
+
+    @property
     def erased(self) -> dict[str, str]:
         """How far which erasure of the session is."""
         found: dict[str, str] = json.loads(self.body)["erased"]
