@@ -115,9 +115,13 @@ async def parts(service: Service) -> AsyncIterator[tuple[Api, Sequence[Part]]]:
             limiter=Limiter(redis), audit=audit, live=LiveStates(redis),
             streams=Slots(section.streams), verifications=verifications, stop=service.stop,
         )  # fmt: skip
-        control = _views(service, contract, catalog, producer)
-        _add_checks(service, api, control)
-        yield api, [control, follower, audit]
+        running: list[Part] = [follower, audit]
+        if section.views:
+            control = _views(service, contract, catalog, producer)
+            service.health.add("control", control.healthy)
+            running.insert(0, control)
+        _add_checks(service, api)
+        yield api, running
 
 
 def _views(
@@ -145,10 +149,9 @@ def _views(
     return control
 
 
-def _add_checks(service: Service, api: Api, control: ControlPlane) -> None:
+def _add_checks(service: Service, api: Api) -> None:
     health = service.health
     health.add("catalog", api.catalog.ping, timeout=6.0)
-    health.add("control", control.healthy)
     health.add("sessions", api.follower.healthy)
     health.add("tokens", api.tokens.healthy)
     health.add("revocations", api.revocations.healthy, timeout=5.0)
