@@ -1,8 +1,9 @@
 """The query API against a bare FastAPI route that returns the same bytes, in the same run.
 
 The catalog holds SESSIONS sessions with CHUNKS chunks each; 50 clients ask at a time, in a
-process of their own. Then DOWNLOADERS clients at a time download a chunk from both (each waits for
-its audit entry first), and a view takes in events.
+process of their own: first an API that writes the views, too (`list_…`), then one beside it that
+only answers (`front_list_…`). Then DOWNLOADERS clients at a time download a chunk from both (each
+waits for its audit entry first), and a view takes in events.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from agents.platform.token_keys import rotate
 from agents.platform.tokens import issue
 from agents.session.api.views import PAGE, page_key
 from agents.session.pipeline.states import SessionState, state_document
-from bench.services import on_own_stack, service
+from bench.services import Running, on_own_stack, service
 from schemas.access import Role
 from schemas.events import ChunkStored, SessionEvent, SessionHeartbeat, SessionOpened
 from schemas.merkle import root
@@ -64,24 +65,37 @@ async def _measure(settings: Settings) -> dict[str, float]:
     limits = {"LUCID_API_RATE": "1000000", "LUCID_API_HEAVY_RATE": "1000000"}
     with service(settings, "api", limits) as api:
         api.wait(lambda: api.said("sessions loaded") > 0, "loaded sessions")
-        here = f"http://127.0.0.1:{_port(settings)}"
+        here = f"http://127.0.0.1:{_port(settings, api)}"
         paths = {
             "list": [f"{BASE}/sessions?limit=50"],
             "session": [f"{BASE}/sessions/{one}" for one in sessions[:500]],
             "proof": [f"{BASE}/sessions/{one}/chunks/3/proof" for one in sessions[:500]],
         }
-        for name, asked in paths.items():
-            body = await _one(here + asked[0], token)
-            with _bare(body) as there:
-                found |= await _compare(name, [here + one for one in asked], [there], token)
+        found |= await _compare_all("", here, paths, token)
+        with service(settings, "api", {**limits, "LUCID_API_VIEWS": "false"}, "front") as front:
+            front.wait(lambda: front.said("sessions loaded") > 0, "loaded sessions")
+            address = f"http://127.0.0.1:{_port(settings, front)}"
+            found |= await _compare_all("front_", address, paths, token)
         found |= await _downloads(settings, here, sessions[0], token)
         found["view_events_a_second"] = await _views(settings, api)
     return found
 
 
-def _port(settings: Settings) -> int:
-    (facts,) = (settings.home / "run").glob("api-*.json")
+def _port(settings: Settings, running: Running) -> int:
+    facts = settings.home / "run" / f"api-{running.process.pid}.json"
     return int(json.loads(facts.read_text())["port"])
+
+
+async def _compare_all(
+    prefix: str, here: str, paths: Mapping[str, Sequence[str]], token: str
+) -> dict[str, float]:
+    """Each path of the API at an address, beside a bare route with the same bytes."""
+    found: dict[str, float] = {}
+    for name, asked in paths.items():
+        body = await _one(here + asked[0], token)
+        with _bare(body) as there:
+            found |= await _compare(prefix + name, [here + one for one in asked], [there], token)
+    return found
 
 
 # The catalog -----------------------------------------------------------------------------------

@@ -85,6 +85,11 @@ def _claims(roles: tuple[str, ...]) -> str:
     return encode(_Claims(roles=list(roles))).decode()
 
 
+@lru_cache(1000)
+def _roles(claims: str) -> tuple[str, ...]:
+    return tuple(decode(_Claims, claims.encode()).roles)
+
+
 # What -----------------------------------------------------------------------------------------
 
 
@@ -336,7 +341,7 @@ class AuditEvent(Event):
         kinds = {wire: kind for kind, wire in AUTH_TYPES.items()}
         claims = str(attributes.get("authclaims", ""))
         try:
-            roles = tuple(decode(_Claims, claims.encode()).roles) if claims else ()
+            roles = _roles(claims) if claims else ()
         except FormatError as error:
             raise InvalidEvent(f"the claims of who acted are no roles: {error.what}") from error
         return {

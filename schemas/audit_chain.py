@@ -27,6 +27,7 @@ from typing import Any
 
 import rfc8785
 
+from schemas.canonical import canonical
 from schemas.envelope import MAX_EVENT, InvalidEvent
 from schemas.sessions import InvalidSessionId, made_at, new_session_id, parse_session_id
 
@@ -127,7 +128,7 @@ def entry_hash(attributes: Mapping[str, str], value: bytes | None) -> bytes:
     try:
         if value is None or len(value) > MAX_EVENT:
             raise ValueError("it is null or over 256 KiB")
-        if rfc8785.dumps(json.loads(value)) != value:
+        if canonical(json.loads(value)) != value:
             raise ValueError("it is not in canonical form")
     except (ValueError, RecursionError, rfc8785.CanonicalizationError) as error:
         raise InvalidEvent(f"the data of an event is not canonical JSON: {error}") from error

@@ -8,7 +8,7 @@ FormatError
 from __future__ import annotations
 
 import json
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import rfc8785
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -16,6 +16,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from schemas.errors import FormatError
 
 Model = TypeVar("Model", bound=BaseModel)
+LARGEST = 2**53 - 1
+"""The largest whole number that every reader of JSON has exactly."""
+_SORTED = json.JSONEncoder(
+    ensure_ascii=False, check_circular=False, sort_keys=True, separators=(",", ":")
+)
 
 
 class NotCanonical(FormatError):
@@ -32,10 +37,41 @@ class Strict(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
 
+def canonical(value: Any) -> bytes:
+    """The canonical form of a JSON value; raises rfc8785.CanonicalizationError."""
+    if _is_plain(value):
+        try:
+            return _SORTED.encode(value).encode()
+        except UnicodeEncodeError:
+            pass  # half of a surrogate pair, which the other way names
+    return rfc8785.dumps(value)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether Python's own encoder writes the same, in a tenth of the time.
+
+    It orders names by code points and not by UTF-16, has another form for fractions, and takes
+    any whole number.
+    """
+    kind = type(value)
+    if kind is str or value is None or kind is bool:
+        return True
+    if kind is int:
+        return bool(-LARGEST <= value <= LARGEST)
+    if kind is dict:
+        for name, one in value.items():
+            if type(name) is not str or not name.isascii() or not _is_plain(one):
+                return False
+        return True
+    if kind is list:
+        return all(_is_plain(one) for one in value)
+    return False
+
+
 def encode(model: BaseModel) -> bytes:
     """The canonical JSON of a model. Raises InvalidModel for numbers beyond 2^53."""
     try:
-        return rfc8785.dumps(model.model_dump(mode="json"))
+        return canonical(model.model_dump(mode="json"))
     except rfc8785.CanonicalizationError as error:
         raise InvalidModel(f"{type(model).__name__} has no canonical JSON: {error}") from error
 

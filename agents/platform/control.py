@@ -118,12 +118,14 @@ class ControlPlane:
         topic: str,
         handle: Callable[[Sequence[Record]], Awaitable[Mapping[int, LucidError]]],
         most: int = 500,
+        gather: float = 0.0,
     ) -> None:
         """Hand the records of a topic to `handle`, up to `most` of a partition at a time.
 
-        What it returns, an error by offset, becomes a dead letter. It raises Transient.
+        What it returns, an error by offset, becomes a dead letter. It raises Transient. gather:
+        seconds for which the first of them waits for others, where a call costs more than a record.
         """
-        self._consume(Route(topic, handle, most))
+        self._consume(Route(topic, handle, most, gather))
 
     def _consume(self, route: Route) -> None:
         topic = route.topic
@@ -302,7 +304,12 @@ class ControlPlane:
                 if lane.closing.is_set():
                     getting.cancel()
                     return
-                await self._finish(lane, lane.rest(getting.result()))
+                first = getting.result()
+                if lane.queue.qsize() < first.route.most and first.route.gather:
+                    await asyncio.wait([closing], timeout=first.route.gather)
+                    if lane.closing.is_set():
+                        return
+                await self._finish(lane, lane.rest(first))
         except Transient as error:
             # Only when the lane closes: the next owner tries again.
             log.info("left for the next owner", error=error)

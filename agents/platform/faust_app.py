@@ -11,7 +11,9 @@ no signal handlers, no web server, no logging set-up.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import inspect
+import types
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import faust
@@ -21,6 +23,7 @@ from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.auth import SASLCredentials, SSLCredentials
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Transport
 from faust.types import TP
+from mode.services import WaitResults
 from mode.supervisors import CrashingSupervisor
 from yarl import URL
 
@@ -73,6 +76,26 @@ class PatientThread(AIOKafkaConsumerThread):
         return True
 
 
+@types.coroutine
+def _go_on(coroutine: Any, waits_for: Any) -> Generator[Any, Any, Any]:
+    """The rest of a coroutine that has begun, and waits."""
+    while True:
+        try:
+            result = yield waits_for
+        except BaseException as error:  # noqa: BLE001 - thrown into the coroutine
+            step, given = coroutine.throw, error
+        else:
+            step, given = coroutine.send, result
+        try:
+            waits_for = step(given)
+        except StopIteration as end:
+            return end.value
+
+
+async def _rest(coroutine: Any, waits_for: Any) -> Any:
+    return await _go_on(coroutine, waits_for)
+
+
 class InOrderConsumer(Consumer):
     """Commits what `app.positions` says, and nothing else."""
 
@@ -82,6 +105,25 @@ class InOrderConsumer(Consumer):
         # Faust notes a commit as done when it failed, so what is on the broker is noted here.
         self._on_broker: dict[TP, int] = {}
         super().__init__(*args, **options)
+
+    async def wait_first(self, *coros: Any, timeout: Any = None) -> WaitResults:
+        """Faust asks this for each record: hand it over, unless the flow is suspended meanwhile.
+
+        Its own makes four tasks for that, in half of the time that a record takes altogether.
+        What is done at once needs none.
+        """
+        first, *others = coros
+        if timeout is not None or not all(map(inspect.iscoroutine, coros)):
+            return await super().wait_first(*coros, timeout=timeout)
+        try:
+            waits_for = first.send(None)
+        except BaseException as end:
+            for one in others:
+                one.close()
+            if not isinstance(end, StopIteration):
+                raise
+            return WaitResults([first], [end.value], stopped=False)
+        return await super().wait_first(_rest(first, waits_for), *others)
 
     def _new_consumer_thread(self) -> PatientThread:
         return PatientThread(self, loop=self.loop, beacon=self.beacon)

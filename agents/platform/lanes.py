@@ -46,12 +46,14 @@ class Route:
     """What is done with the records of one topic.
 
     handle: takes at most `most` records of a partition, in order, and returns the refused
-    ones' errors by offset; the records come again when it raises.
+    ones' errors by offset; the records come again when it raises. gather: seconds to wait for
+    more of them behind the first.
     """
 
     topic: str
     handle: Callable[[Sequence[Record]], Awaitable[Mapping[int, LucidError]]]
     most: int = 1
+    gather: float = 0.0
 
 
 def one_by_one(

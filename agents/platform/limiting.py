@@ -40,7 +40,7 @@ AWAY_FOR = 2.0
 LOOK_EVERY = 1.0
 """Seconds after which the count of the other processes is asked for again."""
 MAX_REMEMBERED = 10_000
-LEASE_SHARE, LEASE_MOST, LEASE_SECONDS = 200, 10, 1.0
+LEASE_SHARE, LEASE_MOST, LEASE_SECONDS = 200, 100, 1.0
 """Of each that many requests of a limit one is counted ahead, at most so many, for so long."""
 
 
@@ -66,6 +66,10 @@ class Allowance:
             "RateLimit": f'"{policy}";r={self.remaining};t={self.reset_seconds}',
         }
         return fields if self.allowed else {**fields, "Retry-After": str(self.reset_seconds)}
+
+    def fields(self) -> list[tuple[bytes, bytes]]:
+        """The same as ASGI has headers."""
+        return [(name.lower().encode(), text.encode()) for name, text in self.headers().items()]
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
@@ -19,7 +19,7 @@ from agents.platform.producer import Producer
 from agents.platform.retry import Backoff, Permanent, Transient
 from agents.platform.service import StopSignal
 from agents.platform.settings import Settings
-from schemas.errors import FormatError
+from schemas.errors import FormatError, LucidError
 from tests.conftest import Stack
 from tests.waiting import until
 
@@ -49,6 +49,9 @@ class Bench:
         )  # fmt: skip
         plane.consume(self.topic, parse, handle)
         return plane
+
+    async def ignore(self, text: str, record: Record) -> None:
+        """A handler of what nobody looks at."""
 
     async def run(self, handle: Handle, done: Callable[[], bool]) -> None:
         """Run a plane until a condition holds, then stop it as a service would."""
@@ -177,3 +180,32 @@ async def test_a_bug_stops_the_plane_and_commits_nothing_over_its_event(bench: B
         await bench.run(handle, lambda: False)
     assert bench.seen == ["a"]
     assert await bench.committed() <= 1
+
+
+async def test_records_that_come_soon_after_one_another_are_handled_together(bench: Bench) -> None:
+    batches: list[int] = []
+
+    async def take(records: Sequence[Record]) -> dict[int, LucidError]:
+        batches.append(len(records))
+        return {}
+
+    plane, stop = bench.plane(bench.ignore), StopSignal()
+    plane.consume_many(bench.letters, take, most=30, gather=0.5)
+    running = asyncio.create_task(plane.run(stop))
+    try:
+        await bench.producer.send(bench.letters, b"0", key=b"k")
+        await until(lambda: bool(batches) or running.done())
+        for number in range(10):
+            await bench.producer.send(bench.letters, b"%d" % number, key=b"k")
+        await until(lambda: sum(batches) == 11 or running.done())
+        assert batches[0] == 1
+        assert len(batches) < 9, "each came alone"
+        # There is a most for one call.
+        await asyncio.gather(
+            *(bench.producer.send(bench.letters, b"x", key=b"k") for _ in range(95))
+        )
+        await until(lambda: sum(batches) == 106 or running.done())
+        assert max(batches) == 30
+    finally:
+        stop.set()
+        await asyncio.wait_for(running, 15)

@@ -1,6 +1,7 @@
 """The FastAPI application: routes, errors, and the OpenAPI document.
 
 app = make_app(service, metrics)
+serving(app)                    what a server gets
 app.state.api = Api(…)          set by agent.py; until then every route answers 503
 """
 
@@ -15,9 +16,11 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp
 
 from agents.platform.health import METRICS_TYPE, Answer, Health
 from agents.session.api.context import api_of
+from agents.session.api.dispatch import Dispatcher
 from agents.session.api.envelope import Envelope
 from agents.session.api.guard import BASE, ROUTES, reader
 from agents.session.api.metrics import ApiMetrics
@@ -34,6 +37,14 @@ microseconds since 1970, hashes lower-case hex. Errors are problem details (RFC 
 Answers carry an ETag; `If-None-Match` saves their bytes."""
 
 
+ROUTERS = tuple(module.router for module in (sessions, chunks, evidence, activity, nodes, rdp))
+
+
+def serving(app: FastAPI) -> ASGIApp:
+    """What is served: the application, with the short way to its routes, in the envelope."""
+    return Envelope(Dispatcher(app, ROUTERS), metrics=app.state.metrics)
+
+
 def make_app(health: Health, metrics: ApiMetrics) -> FastAPI:
     """The application, without anything behind its routes yet."""
     app = FastAPI(
@@ -41,11 +52,10 @@ def make_app(health: Health, metrics: ApiMetrics) -> FastAPI:
         openapi_url=None, redirect_slashes=False,
     )  # fmt: skip
     app.state.metrics = metrics
-    for module in (sessions, chunks, evidence, activity, nodes, rdp):
+    for router in ROUTERS:
         # Here, and not at each route, so that none can be added without.
-        app.include_router(module.router, dependencies=[Depends(reader)])
+        app.include_router(router, dependencies=[Depends(reader)])
     _add_public(app, health)
-    app.add_middleware(Envelope, metrics=metrics)
     for kind in (LucidError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _problem)
     app.add_exception_handler(Exception, _bug)

@@ -5,13 +5,12 @@ Plain ASGI, so that a stream passes through without being held up.
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from typing import Any
-from uuid import uuid4
 
 import structlog
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agents.platform.audit import AuditFull
@@ -22,6 +21,7 @@ from schemas.audit import ResourceRead, name_of
 log = structlog.get_logger(__name__)
 
 _ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+NO_SNIFF = (b"x-content-type-options", b"nosniff")
 _STREAM = "/api/v1/stream"
 
 
@@ -43,11 +43,14 @@ class Envelope:
             nonlocal status, sent
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-Id"] = state["request_id"]
-                headers["X-Content-Type-Options"] = "nosniff"
+                headers = [
+                    *message.get("headers", ()),
+                    (b"x-request-id", state["request_id"].encode()),
+                    NO_SNIFF,
+                ]
                 if (allowance := state.get("allowance")) is not None:
-                    headers.update(allowance.headers())
+                    headers += allowance.fields()
+                message = {**message, "headers": headers}
                 if _path(scope) == _STREAM and status == 200:
                     _put_down(scope, status, 0)  # a stream may last for days
             sent += len(message.get("body", b""))
@@ -62,8 +65,7 @@ class Envelope:
 
     def _count(self, scope: Scope, status: int, seconds: float) -> None:
         route = _path(scope)
-        self._metrics.requests.labels(route, _method(scope), status).inc()
-        self._metrics.seconds.labels(route).observe(seconds)
+        self._metrics.answered(route, _method(scope), status, seconds)
         if code := scope["state"].get("code"):
             self._metrics.refused.labels(code).inc()
 
@@ -73,7 +75,7 @@ def _request_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _ID.fullmatch(value):
             return str(value.decode())
-    return uuid4().hex
+    return os.urandom(16).hex()
 
 
 def _path(scope: Scope) -> str:

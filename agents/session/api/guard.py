@@ -8,6 +8,7 @@ scope does not exist for its holder.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated
 from uuid import UUID
 
@@ -20,7 +21,7 @@ from agents.platform.tokens import TokenRefused
 from agents.session.api.context import Api, api_of
 from agents.session.api.index import Row
 from agents.session.api.problems import ApiProblem, Code
-from schemas.access import Claims, Permission, may, sees
+from schemas.access import Claims, Permission, Role, may, sees
 from schemas.audit import AccessDenied, Actor, name_of
 from schemas.sessions import InvalidSessionId, parse_session_id
 
@@ -85,7 +86,15 @@ class Reader:
 
 
 async def reader(request: Request) -> Reader:
-    """The reader of a request that may use its route; raises ApiProblem."""
+    """The reader of a request that may use its route, checked once; raises ApiProblem."""
+    state = request.scope["state"]
+    found: Reader | None = state.get("reader")
+    if found is None:
+        found = state["reader"] = await _check(request)
+    return found
+
+
+async def _check(request: Request) -> Reader:
     api = api_of(request)
     route = request.scope["route"].path
     permission = ROUTES.get(route)
@@ -96,10 +105,8 @@ async def reader(request: Request) -> Reader:
         await _limit(api, request, f"address {address}", route)
         _denied(api, request, permission, refusal, Actor("", "anonymous", address))
         raise
-    actor = Actor(
-        name_of(claims.subject), "api", address, tuple(role.value for role in claims.roles)
-    )
-    request.state.actor = actor
+    actor = _actor(claims.subject, address, claims.roles)
+    request.scope["state"]["actor"] = actor
     if permission is None or not may(claims, permission):
         problem = ApiProblem(
             Code.FORBIDDEN, f"none of the token's roles has {permission or 'this route'}",
@@ -114,6 +121,11 @@ async def reader(request: Request) -> Reader:
             headers={"Retry-After": "2"},
         )  # fmt: skip
     return Reader(claims, actor)
+
+
+@lru_cache(1000)
+def _actor(subject: str, address: str, roles: tuple[Role, ...]) -> Actor:
+    return Actor(name_of(subject), "api", address, tuple(role.value for role in roles))
 
 
 async def _claims(api: Api, request: Request) -> Claims:
@@ -142,12 +154,9 @@ async def _claims(api: Api, request: Request) -> Claims:
 async def _limit(api: Api, request: Request, subject: str, route: str) -> None:
     rate = api.section.heavy_rate if route in HEAVY else api.section.rate
     allowance = await api.limiter.hit(subject, route, rate)
-    request.state.allowance = allowance
+    request.scope["state"]["allowance"] = allowance  # the envelope puts it into headers
     if not allowance.allowed:
-        raise ApiProblem(
-            Code.RATE_LIMITED, f"{allowance.limit} requests a minute are allowed here",
-            headers=allowance.headers(),
-        )  # fmt: skip
+        raise ApiProblem(Code.RATE_LIMITED, f"{allowance.limit} requests a minute are allowed here")
 
 
 def _denied(
@@ -183,16 +192,28 @@ async def visible(
     session: Annotated[UUID, Path(description="A session id, a UUID in lower case")],
 ) -> Row:  # fmt: skip
     """The session of the path, if it is in the reader's scope; raises ApiProblem."""
-    api = api_of(request)
     name = str(session)
-    found = api.index.get(name) if request.path_params["session"] == name else None
-    if found is not None and sees(who.claims, found.owner, found.project):
-        request.state.session = name
+    found = visible_name(request, who, name) if request.path_params["session"] == name else None
+    if found is None:
+        raise _unseen(name)
+    return found
+
+
+def visible_name(request: Request, who: Reader, name: str) -> Row | None:
+    """The session of that name, None if there is none; raises ApiProblem for one out of scope."""
+    found = api_of(request).index.get(name)
+    if found is None:
+        return None
+    if sees(who.claims, found.owner, found.project):
+        request.scope["state"]["session"] = name
         return found
-    problem = ApiProblem(Code.SESSION_NOT_FOUND, f"there is no session {name} for you")
-    if found is not None:
-        _denied(api, request, ROUTES[request.scope["route"].path], problem, who.actor)
+    problem = _unseen(name)
+    _denied(api_of(request), request, ROUTES[request.scope["route"].path], problem, who.actor)
     raise problem
+
+
+def _unseen(name: str) -> ApiProblem:
+    return ApiProblem(Code.SESSION_NOT_FOUND, f"there is no session {name} for you")
 
 
 VisibleSession = Annotated[Row, Depends(visible)]

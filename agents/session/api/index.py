@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 from uuid import UUID
@@ -22,6 +23,8 @@ from uuid import UUID
 from schemas.access import EVERYTHING, Claims
 from schemas.sessions import made_at
 
+MOST_LISTED = 200
+"""Answers of lists that are kept, of up to 100 sessions each."""
 Sort = Literal["started", "ended", "stored_bytes", "records"]
 
 _TABLE = """
@@ -52,6 +55,11 @@ class Row:
     chunks: int
     version: int
     body: bytes
+
+    @property
+    def whole(self) -> bool:
+        """Whether no erasure of the session has begun."""
+        return b'"erased":{}' in self.body  # within a text, quotes would be escaped
 
     @property
     def erased(self) -> dict[str, str]:
@@ -97,12 +105,31 @@ class Page:
     after: tuple[int, str] | None
 
 
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A page as it is answered. tag: its entity tag; items: how many it has."""
+
+    body: bytes
+    tag: str
+    items: int
+
+
 class SessionIndex:
     """Owned by one event loop: no method waits for anything."""
 
     def __init__(self) -> None:
         self._database = sqlite3.connect(":memory:", isolation_level=None)
         self._database.executescript(_TABLE)
+        self._listed: OrderedDict[Query, Listed] = OrderedDict()
+
+    def listed(self, query: Query, make: Callable[[Page], Listed]) -> Listed:
+        """The answer to a query, as `make` makes it of the page, kept until anything changes."""
+        found = self._listed.get(query)
+        if found is None:
+            found = self._listed[query] = make(self.page(query))
+            if len(self._listed) > MOST_LISTED:
+                self._listed.popitem(last=False)
+        return found
 
     def close(self) -> None:
         self._database.close()
@@ -113,6 +140,7 @@ class SessionIndex:
 
     def put(self, documents: Iterable[Mapping[str, Any]]) -> None:
         """Take the newest documents of sessions."""
+        self._listed.clear()
         self._database.execute("BEGIN")
         self._database.executemany(
             "INSERT OR REPLACE INTO sessions VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
@@ -130,6 +158,7 @@ class SessionIndex:
 
     def drop(self, sessions: Iterable[str]) -> None:
         """Forget sessions."""
+        self._listed.clear()
         self._database.executemany(
             "DELETE FROM sessions WHERE session = ?", [(session,) for session in sessions]
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -34,6 +35,15 @@ class ApiMetrics:
         self.indexed = Gauge(
             "lucid_api_sessions_indexed", "Sessions that can be listed", registry=registry
         )
+
+        # Looking up labels takes longer than counting.
+        self._request = lru_cache(2000)(self.requests.labels)
+        self._duration = lru_cache(200)(self.seconds.labels)
+
+    def answered(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Count a request."""
+        self._request(route, method, status).inc()
+        self._duration(route).observe(seconds)
 
     def look_at(self, api: Api) -> None:
         """Set what is measured only when somebody asks."""

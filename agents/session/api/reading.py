@@ -71,7 +71,7 @@ class Reading:
 
     async def manifest(self, row: Row) -> Document:
         """`manifest` (its canonical text), `hash` and `checkpoint`; raises ApiProblem."""
-        found = await self._get("manifests", row.session, lambda _: row.state == LASTING)
+        found = await self._get(row, "manifests", row.session, lambda _: row.state == LASTING)
         if found is None and "metadata" in row.erased:
             raise ApiProblem(Code.ERASED, f"the manifest of session {row.session} was erased")
         if found is None:
@@ -124,16 +124,17 @@ class Reading:
             expected = min(PAGE, row.chunks - page * PAGE)
             return row.state == LASTING and len(document["chunks"]) == expected
 
-        return await self._get("chunk_pages", page_key(row.session, page * PAGE), lasting)
+        return await self._get(row, "chunk_pages", page_key(row.session, page * PAGE), lasting)
 
     async def _get(
-        self, collection: str, key: str, lasting: Callable[[Document], bool]
+        self, row: Row, collection: str, key: str, lasting: Callable[[Document], bool]
     ) -> Document | None:
         place = (collection, key)
-        if (known := self._memory.get(place)) is not None:
+        # What an erasure has begun to take is looked for each time.
+        if row.whole and (known := self._memory.get(place)) is not None:
             return known
         found = await self._fetch(collection, key)
-        if found is not None and lasting(found):
+        if found is not None and row.whole and lasting(found):
             self._memory.put(place, found)
         return found
 

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 import structlog
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from agents.platform.health import announced, port_taken
 from agents.platform.service import Service
 from agents.platform.tls import server_tls
+from agents.session.api.protocol import BoundedProtocol
 from agents.session.api.settings import ApiSettings
 
 log = structlog.get_logger(__name__)
@@ -23,7 +24,6 @@ log = structlog.get_logger(__name__)
 BACKLOG = 512
 KEEP_ALIVE_SECONDS = 30
 STOP_SECONDS = 5
-MAX_HEADERS = 32 * 1024
 
 
 class Server(uvicorn.Server):
@@ -36,14 +36,13 @@ class Server(uvicorn.Server):
 
 @dataclass(frozen=True)
 class Front:
-    """What listens, and what it answers with."""
+    """What listens."""
 
     port: int
-    app: FastAPI
 
 
 @asynccontextmanager
-async def listening(service: Service, app: FastAPI) -> AsyncIterator[Front]:
+async def listening(service: Service, app: ASGIApp) -> AsyncIterator[Front]:
     """Serve `app` on the service's address; raises PortTaken and TlsSettingsError."""
     section = service.section
     assert isinstance(section, ApiSettings)
@@ -52,9 +51,9 @@ async def listening(service: Service, app: FastAPI) -> AsyncIterator[Front]:
         config = uvicorn.Config(
             app, log_config=None, access_log=False, lifespan="off", server_header=False,
             date_header=True, backlog=BACKLOG, timeout_keep_alive=KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=STOP_SECONDS, h11_max_incomplete_event_size=MAX_HEADERS,
-            ws="none", proxy_headers=bool(section.proxies),
-            forwarded_allow_ips=section.proxies or None, **tls,
+            timeout_graceful_shutdown=STOP_SECONDS, http=BoundedProtocol, ws="none",
+            proxy_headers=bool(section.proxies), forwarded_allow_ips=section.proxies or None,
+            **tls,
         )  # fmt: skip
         server = Server(config)
         port = sock.getsockname()[1]
@@ -62,7 +61,7 @@ async def listening(service: Service, app: FastAPI) -> AsyncIterator[Front]:
         try:
             with announced(service.run_folder, service.name, port):
                 log.info("listening", bind=service.settings.bind, port=port, tls=bool(tls))
-                yield Front(port, app)
+                yield Front(port)
         finally:
             server.should_exit = True
             await task

@@ -20,6 +20,9 @@ class ApiSettings(Section):
     port: int = Field(
         8087, ge=0, le=65535, description="The API, health and metrics; 0 picks a free one"
     )
+    views: bool = Field(
+        True, description="Whether it writes the views, too; one process of an installation has to"
+    )
     tls_cert: Path | None = Field(
         None, description="Certificate chain (PEM) to serve with; plain HTTP if not set"
     )

@@ -68,12 +68,12 @@ def matches(request: Request, tag: str) -> bool:
 
 def reply(
     request: Request, body: bytes, *, media_type: str = "application/json", tag: str = "",
-    items: int = 1, headers: Mapping[str, str] | None = None,
+    items: int = 1,
 ) -> Response:  # fmt: skip
     """The answer with these bytes, or 304 when the client has them already."""
     tag = tag or tag_of(body)
-    request.state.items = items
-    more = {"ETag": f'"{tag}"', "Cache-Control": "private, no-cache", **(headers or {})}
+    request.scope["state"]["items"] = items
+    headers = {"ETag": f'"{tag}"', "Cache-Control": "private, no-cache"}
     if matches(request, tag):
-        return Response(status_code=304, headers=more)
-    return Response(body, media_type=media_type, headers=more)
+        return Response(status_code=304, headers=headers)
+    return Response(body, media_type=media_type, headers=headers)

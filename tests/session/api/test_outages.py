@@ -66,3 +66,19 @@ async def _until_ready(api: Running, status: int) -> None:
         return (await api.get("/health/ready", token="")).status == status
 
     await until(look, f"answer {status} of /health/ready", 60, every=0.1)
+
+
+async def test_a_process_without_views_answers_beside_one_that_writes_them(
+    stack: Stack, tmp_path: Path
+) -> None:
+    async with a_yard(settings_of(stack, tmp_path)) as yard:
+        session = await yard.whole()
+        async with running(yard, rate=100_000, views=False) as front:
+            # Storage's own catalog is there at once, the views are written by nobody yet.
+            assert (await front.get(f"{S}/{session}/manifest")).status == 200
+            checks = (await front.get("/health/ready", token="")).json["checks"]
+            assert "control" not in checks
+            assert (await front.get(f"{S}/{session}/chunks")).json["chunks"] == []
+            async with running(yard, rate=100_000) as other:
+                assert "control" in (await other.get("/health/ready", token="")).json["checks"]
+                await front.until(f"{S}/{session}/chunks", _has_chunks)

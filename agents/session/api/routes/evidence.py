@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import lru_cache
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request
@@ -15,7 +16,7 @@ from agents.session.api.problems import ApiProblem, Code, responses
 from agents.session.api.support import json_bytes, reply, tag_of
 from agents.session.api.verifying import TooMany
 from schemas.anchors import anchor_of
-from schemas.manifests import read_manifest
+from schemas.manifests import Manifest, read_manifest
 from schemas.merkle import consistency_proof, inclusion_proof, root
 from schemas.proofs import Proof, write_proof
 from schemas.receipts import AnchorReceipt, fits
@@ -24,6 +25,11 @@ from schemas.verdicts import Report
 router = APIRouter(prefix=f"{BASE}/sessions/{{session}}", tags=["evidence"])
 PLAIN = "text/plain; charset=utf-8"
 TREE_SIZE = 2**32 - 1
+
+
+@lru_cache(500)
+def _signed(text: str) -> Manifest:
+    return read_manifest(text.encode())
 
 
 @router.get(
@@ -87,7 +93,7 @@ async def proof(
     """That a chunk is in the signed tree."""
     reading = api_of(request).reading
     found = await reading.manifest(row)
-    signed = read_manifest(found["manifest"].encode())
+    signed = _signed(found["manifest"])
     if index >= signed.chunks:
         raise ApiProblem(
             Code.CHUNK_NOT_FOUND, f"session {row.session} has {signed.chunks} chunks, 0 to "
@@ -140,7 +146,7 @@ async def _signed_root(request: Request, row: VisibleSession) -> tuple[int, str]
         found = await api_of(request).reading.manifest(row)
     except ApiProblem:
         return None
-    signed = read_manifest(found["manifest"].encode())
+    signed = _signed(found["manifest"])
     return signed.chunks, signed.root
 
 

@@ -12,10 +12,10 @@ from starlette.responses import Response
 from agents.session.api import models
 from agents.session.api.context import api_of
 from agents.session.api.guard import BASE, ReaderOf, VisibleSession
+from agents.session.api.index import Listed, Page, Sort, item_of
 from agents.session.api.index import Query as Wanted
-from agents.session.api.index import Sort, item_of
 from agents.session.api.problems import ApiProblem, Code, responses
-from agents.session.api.support import json_bytes, read_cursor, reply, write_cursor
+from agents.session.api.support import json_bytes, read_cursor, reply, tag_of, write_cursor
 from schemas.live import LiveState
 
 router = APIRouter(prefix=BASE, tags=["sessions"])
@@ -49,10 +49,14 @@ async def list_sessions(
     if cursor is not None:
         value, session = read_cursor(cursor, about, (int, str))
         query = replace(query, after=(value, session))
-    page = api_of(request).index.page(query.seen_by(who.claims))
-    after = "null" if page.after is None else f'"{write_cursor(page.after, about)}"'
-    body = b'{"sessions":[' + b",".join(page.bodies) + b'],"next":' + after.encode() + b"}"
-    return reply(request, body, items=len(page.bodies))
+
+    def answer(page: Page) -> Listed:
+        after = "null" if page.after is None else f'"{write_cursor(page.after, about)}"'
+        body = b'{"sessions":[' + b",".join(page.bodies) + b'],"next":' + after.encode() + b"}"
+        return Listed(body, tag_of(body), len(page.bodies))
+
+    found = api_of(request).index.listed(query.seen_by(who.claims), answer)
+    return reply(request, found.body, tag=found.tag, items=found.items)
 
 
 @router.get("/statistics", response_model=models.Totals, responses=responses())
