@@ -43,7 +43,10 @@ def on_own_stack(
 
 @dataclass
 class Running:
-    """A service as a process of its own, whose resident memory is sampled. idle, peak: bytes."""
+    """A service as a process of its own, whose resident memory is sampled. idle, peak: bytes.
+
+    idle_cpu: seconds of CPU until it was ready.
+    """
 
     process: subprocess.Popen[bytes]
     log: Path
@@ -51,6 +54,7 @@ class Running:
     name: str
     env: dict[str, str]
     idle: float = 0.0
+    idle_cpu: float = 0.0
     peak: float = 0.0
     over: threading.Event = field(default_factory=threading.Event)
 
@@ -118,7 +122,9 @@ def service(
     """Run a service until the block is left; it is idle until it is ready."""
     with spawn(settings, name, env, label) as running:
         running.wait(lambda: running.said("ready") > 0, f"ready {name}")
-        running.idle = psutil.Process(running.process.pid).memory_info().rss
+        looked_at = psutil.Process(running.process.pid)
+        running.idle = looked_at.memory_info().rss
+        running.idle_cpu = sum(looked_at.cpu_times()[:2])
         yield running
 
 
