@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -15,6 +16,7 @@ import urllib.request
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 import psutil
@@ -113,6 +115,14 @@ def by_partition(exposition: str, name: str) -> dict[int, int]:
     for labels, value in values(exposition, name).items():
         found[int(re.findall(r'partition="(\d+)"', labels)[0])] = int(value)
     return found
+
+
+def first_assigned(running: Running) -> float:
+    """When a data-plane service began to read, as it logged it (Unix time)."""
+    for line in running.log.read_text().splitlines():
+        if line.startswith("{") and (said := json.loads(line))["event"] == "assigned":
+            return datetime.fromisoformat(said["time"]).timestamp()
+    raise RuntimeError(f"{running.name} says nothing of its partitions")
 
 
 @contextmanager

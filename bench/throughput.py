@@ -30,7 +30,7 @@ from agents.platform.keys import init_keys
 from agents.platform.settings import Settings
 from bench.filling import Load, fill, half_noise
 from bench.passthrough import BATCH_BYTES, pass_through
-from bench.services import Running, on_own_stack, service
+from bench.services import Running, first_assigned, on_own_stack, service
 
 ROUNDS = 5
 SESSIONS, RECORDS, SIZE = 8, 400, 100_000
@@ -100,7 +100,7 @@ def sealed(settings: Settings, load: Load) -> Cost:
     """From the processor's first partition being taken up to the last file on disk."""
     with service(settings, "storage") as storage, service(settings, "processor") as processor:
         storage.wait(lambda: _all_stored(settings, load), "sessions on disk")
-        seconds = time.time() - _first_assigned(processor)
+        seconds = time.time() - first_assigned(processor)
         return Cost(seconds, _cpu(storage) + _cpu(processor))
 
 
@@ -122,14 +122,6 @@ def _all_stored(settings: Settings, load: Load) -> bool:
         if sum(one.name.endswith(".chunk") for one in folder.iterdir()) < chunks:
             return False
     return True
-
-
-def _first_assigned(processor: Running) -> float:
-    """When it began to read, as it logged it (Unix time)."""
-    for line in processor.log.read_text().splitlines():
-        if line.startswith("{") and (said := json.loads(line))["event"] == "assigned":
-            return datetime.fromisoformat(said["time"]).timestamp()
-    raise RuntimeError("the processor says nothing of its partitions")
 
 
 def _replay(settings: Settings, sessions: list[str], since: datetime) -> tuple[float, float]:

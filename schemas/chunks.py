@@ -173,15 +173,18 @@ def _check_ranges(header: ChunkHeader) -> None:
         raise InvalidChunk(f"chunk {header.index} has a number out of range")
 
 
-def read_chunk(data: bytes) -> Chunk:
-    """Read a whole chunk without a key: header, exact length, leaf. Raises FormatError."""
+def read_chunk(data: bytes, leaf: bytes | None = None) -> Chunk:
+    """Read a whole chunk without a key: header, exact length, leaf. Raises FormatError.
+
+    leaf: of `data`, if it is known already.
+    """
     header = read_header(data)
     expected = HEADER_SIZE + header.ciphertext_size
     if len(data) < expected:
         raise Truncated(f"chunk {header.index} has {len(data)} bytes of {expected}")
     if len(data) > expected:
         raise InvalidChunk(f"chunk {header.index} has {len(data) - expected} trailing bytes")
-    return Chunk(header, data, leaf_hash(data))
+    return Chunk(header, data, leaf or leaf_hash(data))
 
 
 class Compressor:

@@ -45,7 +45,7 @@ class ResponseBuffer(asyncio.BufferedProtocol):
         self._start = self._end = 0
         self._waiter: asyncio.Future[None] | None = None
         self._transport: Any = None
-        self._held_back = False
+        self._held_back = self._large = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._behind, name)  # what asyncio's StreamWriter asks of its protocol
@@ -70,7 +70,8 @@ class ResponseBuffer(asyncio.BufferedProtocol):
         self._behind.resume_writing()
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return memoryview(self._buffer)[self._end :]
+        # Until a response's size is read, little is received of it: that may have to be moved.
+        return memoryview(self._buffer)[self._end :][: None if self._large else FIRST]
 
     def buffer_updated(self, nbytes: int) -> None:
         self._end += nbytes
@@ -86,6 +87,7 @@ class ResponseBuffer(asyncio.BufferedProtocol):
     async def readexactly(self, size: int) -> bytes | memoryview:
         """As StreamReader.readexactly; a response of FIRST bytes or more is a view."""
         self._make_room(size)
+        self._large = size >= FIRST
         while self._end - self._start < size:
             if (error := self._reader.exception()) is not None:
                 raise error
@@ -110,7 +112,9 @@ class ResponseBuffer(asyncio.BufferedProtocol):
         if self._start + size < len(self._buffer) and held:
             return
         # A view of the former response may still stand, and forbids to resize what it shows.
-        buffer = self._buffer if size < len(self._buffer) else bytearray(size + FIRST)
+        # Untouched, what is too much of a new buffer takes no memory.
+        fits = size < len(self._buffer)
+        buffer = self._buffer if fits else bytearray(size + size // 4 + FIRST)
         buffer[:held] = self._buffer[self._start : self._end]
         self._buffer, self._start, self._end = buffer, 0, held
 
