@@ -28,6 +28,8 @@ from agents.platform.settings import Settings
 
 DEADLINE = 400.0
 SAMPLE_EVERY = 0.02
+NO_SCRUB = {"LUCID_STORAGE_SCRUB_RATE": "0"}
+"""For storage whose speed is measured: its scrub begins with it, at a rate of its own."""
 
 
 def on_own_stack(

@@ -24,7 +24,7 @@ from agents.platform.producer import Producer
 from agents.platform.settings import Settings
 from agents.session.storage.settings import StorageSettings
 from bench.filling import half_noise
-from bench.services import first_assigned, on_own_stack, service
+from bench.services import NO_SCRUB, first_assigned, on_own_stack, service
 from bench.throughput import prepare
 from schemas.chunks import Chunk, Compressor, Position, seal
 from schemas.datakey import derive, new_data_key, wrap
@@ -126,7 +126,7 @@ def _files(settings: Settings, made: list[ChunkRecord]) -> float:
 def _service(settings: Settings, made: list[ChunkRecord]) -> float:
     """Seconds of the service."""
     files = [_file(settings.blobs_dir, record.chunk) for record in made]
-    with service(settings, "storage") as storage:
+    with service(settings, "storage", NO_SCRUB) as storage:
         storage.wait(lambda: all(file.exists() for file in files), "files")
         storage.wait(lambda: storage.metric("lucid_chunks_stored_total") >= len(made), "entries")
         return time.time() - first_assigned(storage)

@@ -30,7 +30,7 @@ from agents.platform.keys import init_keys
 from agents.platform.settings import Settings
 from bench.filling import Load, fill, half_noise
 from bench.passthrough import BATCH_BYTES, pass_through
-from bench.services import Running, first_assigned, on_own_stack, service
+from bench.services import NO_SCRUB, Running, first_assigned, on_own_stack, service
 
 ROUNDS = 5
 SESSIONS, RECORDS, SIZE = 8, 400, 100_000
@@ -98,7 +98,10 @@ def passed(settings: Settings, load: Load) -> Cost:
 
 def sealed(settings: Settings, load: Load) -> Cost:
     """From the processor's first partition being taken up to the last file on disk."""
-    with service(settings, "storage") as storage, service(settings, "processor") as processor:
+    with (
+        service(settings, "storage", NO_SCRUB) as storage,
+        service(settings, "processor") as processor,
+    ):
         storage.wait(lambda: _all_stored(settings, load), "sessions on disk")
         seconds = time.time() - first_assigned(processor)
         return Cost(seconds, _cpu(storage) + _cpu(processor))
