@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 NAMES = (
-    "sealing", "throughput", "memory", "capture", "recovery", "waiting", "audit", "reading",
-    "nodes", "monitor", "rdp",
+    "sealing", "throughput", "storage", "verify", "memory", "capture", "recovery", "waiting",
+    "audit", "reading", "nodes", "monitor", "rdp",
 )  # fmt: skip
 OUT = Path("bench/out")
 

@@ -46,6 +46,7 @@ async def fill(folder: Path) -> dict[str, float]:
         for chunker in chunkers:
             record = replace(blank, seq=seq, time=seq, payload=bytes(bytearray(payload)))
             list(chunker.add(record, seq))
+            budget.changed(chunker)
         await budget.trim()
         highest = max(highest, psutil.Process().memory_info().rss)
         held += len(payload) + 21

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -15,6 +16,7 @@ import urllib.request
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 import psutil
@@ -26,6 +28,8 @@ from agents.platform.settings import Settings
 
 DEADLINE = 400.0
 SAMPLE_EVERY = 0.02
+NO_SCRUB = {"LUCID_STORAGE_SCRUB_RATE": "0"}
+"""For storage whose speed is measured: its scrub begins with it, at a rate of its own."""
 
 
 def on_own_stack(
@@ -43,7 +47,10 @@ def on_own_stack(
 
 @dataclass
 class Running:
-    """A service as a process of its own, whose resident memory is sampled. idle, peak: bytes."""
+    """A service as a process of its own, whose resident memory is sampled. idle, peak: bytes.
+
+    idle_cpu: seconds of CPU until it was ready.
+    """
 
     process: subprocess.Popen[bytes]
     log: Path
@@ -51,6 +58,7 @@ class Running:
     name: str
     env: dict[str, str]
     idle: float = 0.0
+    idle_cpu: float = 0.0
     peak: float = 0.0
     over: threading.Event = field(default_factory=threading.Event)
 
@@ -111,6 +119,14 @@ def by_partition(exposition: str, name: str) -> dict[int, int]:
     return found
 
 
+def first_assigned(running: Running) -> float:
+    """When a data-plane service began to read, as it logged it (Unix time)."""
+    for line in running.log.read_text().splitlines():
+        if line.startswith("{") and (said := json.loads(line))["event"] == "assigned":
+            return datetime.fromisoformat(said["time"]).timestamp()
+    raise RuntimeError(f"{running.name} says nothing of its partitions")
+
+
 @contextmanager
 def service(
     settings: Settings, name: str, env: dict[str, str] | None = None, label: str = ""
@@ -118,7 +134,9 @@ def service(
     """Run a service until the block is left; it is idle until it is ready."""
     with spawn(settings, name, env, label) as running:
         running.wait(lambda: running.said("ready") > 0, f"ready {name}")
-        running.idle = psutil.Process(running.process.pid).memory_info().rss
+        looked_at = psutil.Process(running.process.pid)
+        running.idle = looked_at.memory_info().rss
+        running.idle_cpu = sum(looked_at.cpu_times()[:2])
         yield running
 
 

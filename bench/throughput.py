@@ -1,8 +1,13 @@
-"""Frames topic to chunk files through processor and storage, against a bare aiokafka loop.
+"""Frames topic to chunk files through processor and storage, against bare aiokafka.
 
-The bare loop reads the same records with `getmany` and sends the same bytes on with an
-idempotent producer: what the broker and the driver cost, without sealing and storing. Then
-`lucid replay` makes the same chunks again and compares them with the files.
+Each round puts new sessions on the topic, and then both sides, one after the other and in turns
+first, take just these records: the baseline (bench/passthrough.py) sends the same bytes on to
+another topic, Lucid leaves sealed chunks on disk and in the catalog. A figure is the median of
+the rounds; of ratios the least and the most are given, too. At last `lucid replay` makes the
+last round's chunks again and compares them with the files.
+
+CPU is that of the processes, user and system, without the broker's: on a machine that has other
+work it tells more than time does.
 """
 
 from __future__ import annotations
@@ -10,25 +15,27 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+import psutil
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from agents.platform.contract import apply_contract, load_contract
 from agents.platform.keys import init_keys
 from agents.platform.settings import Settings
-from agents.session.recorder.recording import Recording
-from agents.session.recorder.settings import RecorderSettings
-from agents.session.recorder.sources.synthetic import SyntheticSource
-from agents.session.recorder.wiring import make_order, open_outlet
-from bench.services import on_own_stack, service
+from bench.filling import Load, fill, half_noise
+from bench.passthrough import BATCH_BYTES, pass_through
+from bench.services import NO_SCRUB, Running, first_assigned, on_own_stack, service
 
-SESSIONS, FRAMES, SIZE = 4, 800, 100_000
+ROUNDS = 5
+SESSIONS, RECORDS, SIZE = 8, 400, 100_000
 DEADLINE = 180.0
+TARGET = "bare"
 
 
 def run() -> dict[str, float]:
@@ -36,79 +43,92 @@ def run() -> dict[str, float]:
     return on_own_stack(_measure)
 
 
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Seconds of time and of CPU."""
+
+    seconds: float
+    cpu: float
+
+
 async def _measure(settings: Settings) -> dict[str, float]:
-    init_keys(settings)
-    await apply_contract(settings, load_contract(settings))
-    since = datetime.now(UTC)
-    sessions, raw = await _record(settings)
-    bare = await _bare(settings, raw)
-    live = await asyncio.to_thread(_live, settings, sessions)
-    replay, command = await asyncio.to_thread(_replay, settings, sessions, since)
+    await prepare(settings)
+    payloads = half_noise(RECORDS, SIZE)
+    bare: list[Cost] = []
+    lucid: list[Cost] = []
+    for number in range(ROUNDS):
+        since = datetime.now(UTC)
+        load = await fill(settings, SESSIONS, payloads, RECORDS)
+        sides = [(bare, passed), (lucid, sealed)]
+        for found, work in sides if number % 2 else reversed(sides):
+            found.append(await asyncio.to_thread(work, settings, load))
+    replay, command = await asyncio.to_thread(_replay, settings, load.sessions, since)
+    ratios = [theirs.seconds / mine.seconds for mine, theirs in zip(lucid, bare, strict=True)]
+    rate = load.raw / 1e6
     return {
-        "raw_mb": raw / 1e6, "lucid_mb_s": raw / live / 1e6, "bare_mb_s": raw / bare / 1e6,
-        "ratio": bare / live, "replay_mb_s": raw / replay / 1e6, "replay_ratio": live / replay,
+        "rounds": ROUNDS, "raw_mb": rate,
+        "lucid_mb_s": rate / statistics.median(one.seconds for one in lucid),
+        "bare_mb_s": rate / statistics.median(one.seconds for one in bare),
+        "ratio": statistics.median(ratios), "ratio_least": min(ratios), "ratio_most": max(ratios),
+        "lucid_cpu_ms_mb": 1000 * statistics.median(one.cpu for one in lucid) / rate,
+        "bare_cpu_ms_mb": 1000 * statistics.median(one.cpu for one in bare) / rate,
+        "replay_mb_s": rate / replay, "replay_ratio": lucid[-1].seconds / replay,
         "replay_command_seconds": command,
     }  # fmt: skip
 
 
-async def _record(settings: Settings) -> tuple[list[str], int]:
-    """Put the sessions' records on the topic; their ids, and their payloads' bytes."""
-    order = make_order(settings, RecorderSettings.load())
-    sessions, raw = [], 0
-    async with open_outlet(settings, asyncio.Event()) as outlet:
-        for seed in range(SESSIONS):
-            source = SyntheticSource(frames=FRAMES, size=SIZE, seed=seed)
-            recording = Recording(source, order, outlet)
-            await recording.open()
-            raw += (await recording.run()).raw_bytes
-            sessions.append(str(recording.session))
-    return sessions, raw
-
-
-async def _bare(settings: Settings, raw: int) -> float:
-    """Seconds to read every record and send its bytes to another topic."""
-    servers = settings.kafka_servers()
-    admin = AIOKafkaAdminClient(bootstrap_servers=servers)
+async def prepare(settings: Settings) -> None:
+    """Keys, topics, and the baseline's topic, which takes batches as large as a chunk."""
+    init_keys(settings)
+    await apply_contract(settings, load_contract(settings))
+    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_servers())
     await admin.start()
-    await admin.create_topics([NewTopic("bare", 8, 1)])
-    await admin.close()
-    consumer = AIOKafkaConsumer(
-        load_contract(settings).topic("session.frames").full_name, bootstrap_servers=servers,
-        auto_offset_reset="earliest", enable_auto_commit=False,
-        max_partition_fetch_bytes=8 * 1024**2,
-    )  # fmt: skip
-    producer = AIOKafkaProducer(bootstrap_servers=servers, enable_idempotence=True, acks="all")
-    await consumer.start()
-    await producer.start()
-    start, seen = time.monotonic(), 0
     try:
-        while seen < raw and time.monotonic() - start < DEADLINE:
-            batches = await consumer.getmany(timeout_ms=500)
-            records = [record for batch in batches.values() for record in batch]
-            futures = [
-                await producer.send("bare", record.value, partition=record.partition)
-                for record in records
-            ]
-            await asyncio.gather(*futures)
-            seen += sum(len(record.value) for record in records)
-        return time.monotonic() - start
+        limit = {"max.message.bytes": str(2 * BATCH_BYTES)}
+        await admin.create_topics([NewTopic(TARGET, 8, 1, topic_configs=limit)])
     finally:
-        await consumer.stop()
-        await producer.stop()
+        await admin.close()
 
 
-def _live(settings: Settings, sessions: list[str]) -> float:
-    """Seconds from both services being ready to the last manifest on disk."""
-    manifests = [settings.blobs_dir / session / "manifest.json" for session in sessions]
-    # Storage first: the clock runs from the processor's own start.
-    with service(settings, "storage") as storage, service(settings, "processor"):
-        start = time.monotonic()
-        storage.wait(lambda: all(path.exists() for path in manifests), "manifests")
-        return time.monotonic() - start
+def passed(settings: Settings, load: Load) -> Cost:
+    """What the baseline takes."""
+    frames = load_contract(settings).topic("session.frames").full_name
+    return Cost(*pass_through(settings.kafka_servers(), frames, TARGET, load.start, load.end))
+
+
+def sealed(settings: Settings, load: Load) -> Cost:
+    """From the processor's first partition being taken up to the last file on disk."""
+    with (
+        service(settings, "storage", NO_SCRUB) as storage,
+        service(settings, "processor") as processor,
+    ):
+        storage.wait(lambda: _all_stored(settings, load), "sessions on disk")
+        seconds = time.time() - first_assigned(processor)
+        return Cost(seconds, _cpu(storage) + _cpu(processor))
+
+
+def _cpu(running: Running) -> float:
+    """Seconds of CPU since it was ready."""
+    return float(sum(psutil.Process(running.process.pid).cpu_times()[:2]) - running.idle_cpu)
+
+
+def _all_stored(settings: Settings, load: Load) -> bool:
+    """Whether each session's manifest and all chunks that it speaks of are files."""
+    for session in load.sessions:
+        folder = settings.blobs_dir / session
+        try:
+            chunks = json.loads((folder / "manifest.json").read_bytes())["chunks"]
+        except FileNotFoundError:
+            return False
+        if not (folder / f"{chunks - 1:08d}.chunk").exists():
+            return False
+        if sum(one.name.endswith(".chunk") for one in folder.iterdir()) < chunks:
+            return False
+    return True
 
 
 def _replay(settings: Settings, sessions: list[str], since: datetime) -> tuple[float, float]:
-    """Seconds of a replay of everything, by its own account and of the whole command."""
+    """Seconds of a replay of the last round, by its own account and of the whole command."""
     start = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-m", "agents.cli", "replay", "--json", "--from-time",

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hmac
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated
 from uuid import UUID
@@ -30,7 +30,7 @@ from schemas.frames import (
     OUTSIDE_SEQUENCE,
     FrameRecord,
     Kind,
-    chain_next,
+    chain_over,
     decode_entries,
     read_missing,
     write_entries,
@@ -49,6 +49,7 @@ MAX_CIPHERTEXT = MAX_RAW + MAX_RAW // 128 + 1024  # above zstd's bound for 16 Mi
 NONCE_SIZE = 24
 TAG_SIZE = 16
 FLAG_LAST = 1
+RUN = 128 * 1024  # bytes of payloads that are hashed, then copied
 
 _LAYOUT = struct.Struct(">8sHBBbBHI16sQQQQIIqq32s32s32s24sI")
 HEADER_SIZE = _LAYOUT.size
@@ -172,15 +173,18 @@ def _check_ranges(header: ChunkHeader) -> None:
         raise InvalidChunk(f"chunk {header.index} has a number out of range")
 
 
-def read_chunk(data: bytes) -> Chunk:
-    """Read a whole chunk without a key: header, exact length, leaf. Raises FormatError."""
+def read_chunk(data: bytes, leaf: bytes | None = None) -> Chunk:
+    """Read a whole chunk without a key: header, exact length, leaf. Raises FormatError.
+
+    leaf: of `data`, if it is known already.
+    """
     header = read_header(data)
     expected = HEADER_SIZE + header.ciphertext_size
     if len(data) < expected:
         raise Truncated(f"chunk {header.index} has {len(data)} bytes of {expected}")
     if len(data) > expected:
         raise InvalidChunk(f"chunk {header.index} has {len(data) - expected} trailing bytes")
-    return Chunk(header, data, leaf_hash(data))
+    return Chunk(header, data, leaf or leaf_hash(data))
 
 
 class Compressor:
@@ -194,11 +198,16 @@ class Compressor:
         self._context = zstandard.ZstdCompressor(compression_params=parameters)
         self._plaintext = bytearray()
 
-    def compress(self, records: Sequence[FrameRecord]) -> tuple[bytes, int]:
-        """The records' plaintext as one zstd frame, and the size of the plaintext."""
-        size = write_entries(records, self._plaintext)
+    def room(self, size: int) -> bytearray:
+        """The buffer for a plaintext of `size` bytes."""
+        if len(self._plaintext) < size:
+            self._plaintext = bytearray(size)
+        return self._plaintext
+
+    def compress(self, size: int) -> bytes:
+        """What was written to the start of `room` as one zstd frame."""
         with memoryview(self._plaintext) as whole, whole[:size] as plaintext:
-            return self._context.compress(plaintext), size
+            return self._context.compress(plaintext)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,8 +232,13 @@ def seal(
     A pure function of its arguments. The nonce is HMAC-SHA256 over the header without
     nonce and the compressed bytes, so equal nonces mean equal chunks (as in SIV, RFC 5297).
     """
-    compressed, raw_size = compressor.compress(records)
-    chain, next_seq, missing, counted = follow(records, start.chain, start.seq, key.chain)
+    raw_size = sum(record.size for record in records)
+    plaintext = compressor.room(raw_size)
+    walk, position = Walk(start.chain, start.seq, key.chain), 0
+    for run in _runs(records):
+        walk.over(run)
+        position = write_entries(run, plaintext, position)
+    compressed = compressor.compress(raw_size)
     header = ChunkHeader(
         last=last,
         level=compressor.level,
@@ -233,14 +247,14 @@ def seal(
         session=records[0].session,
         index=start.index,
         first_seq=start.seq,
-        next_seq=next_seq,
-        missing=missing,
-        records=counted,
+        next_seq=walk.seq,
+        missing=walk.missing,
+        records=walk.counted,
         raw_size=raw_size,
         first_time=records[0].time,
         last_time=records[-1].time,
         chain_before=start.chain,
-        chain_after=chain,
+        chain_after=walk.chain,
         key_commitment=key.commitment,
         nonce=bytes(NONCE_SIZE),
         ciphertext_size=len(compressed) + TAG_SIZE,
@@ -254,29 +268,61 @@ def seal(
     return Chunk(header, data, leaf_hash(data))
 
 
+def _runs(records: Sequence[FrameRecord]) -> Iterator[list[FrameRecord]]:
+    """The records in runs that are still in a core's cache when they are copied after hashing."""
+    run: list[FrameRecord] = []
+    size = 0
+    for record in records:
+        run.append(record)
+        size += len(record.payload)
+        if size >= RUN:
+            yield run
+            run, size = [], 0
+    if run:
+        yield run
+
+
+class Walk:
+    """Through a session's records from a position on.
+
+    chain, seq: after the records so far. missing, counted: of them.
+    """
+
+    __slots__ = ("_keyed", "chain", "counted", "missing", "seq")
+
+    def __init__(self, chain: bytes, seq: int, chain_key: bytes) -> None:
+        self._keyed = hmac.new(chain_key, digestmod="sha256")
+        self.chain, self.seq = chain, seq
+        self.missing = self.counted = 0
+
+    def over(self, records: Iterable[FrameRecord]) -> None:
+        """Raises InvalidChunk when a sequence number is out of order."""
+        for record in records:
+            step = 0
+            if record.kind is Kind.MISSING:
+                step, self.chain = read_missing(record)
+                self.missing += step
+            elif record.kind not in OUTSIDE_SEQUENCE:
+                self.chain = chain_over(self.chain, self._keyed, record)
+                self.counted += 1
+                step = 1
+            if record.seq != self.seq:
+                raise InvalidChunk(
+                    f"an entry has sequence number {record.seq}, expected {self.seq}"
+                )
+            self.seq += step
+
+
 def follow(
-    records: Sequence[FrameRecord], chain: bytes, seq: int, chain_key: bytes
+    records: Iterable[FrameRecord], chain: bytes, seq: int, chain_key: bytes
 ) -> tuple[bytes, int, int, int]:
     """Walk records from a position: chain after, next sequence number, missing, counted.
 
     Raises InvalidChunk when a sequence number is out of order.
     """
-    missing = counted = 0
-    for record in records:
-        if record.kind is Kind.MISSING:
-            count, chain = read_missing(record)
-            missing += count
-            step = count
-        elif record.kind in OUTSIDE_SEQUENCE:
-            step = 0
-        else:
-            chain = chain_next(chain, chain_key, record)
-            counted += 1
-            step = 1
-        if record.seq != seq:
-            raise InvalidChunk(f"an entry has sequence number {record.seq}, expected {seq}")
-        seq += step
-    return chain, seq, missing, counted
+    walk = Walk(chain, seq, chain_key)
+    walk.over(records)
+    return walk.chain, walk.seq, walk.missing, walk.counted
 
 
 def _nonce(header_without_nonce: bytes, compressed: bytes, key: DataKey) -> bytes:

@@ -10,6 +10,7 @@ FormatError
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import struct
@@ -32,6 +33,7 @@ _MISSING = struct.Struct(">Q32s")
 _CHAIN_START = b"lucid/chain/1"
 _CHAIN_NODE = b"\x02"  # RFC 6962 uses 0x00 for leaves and 0x01 for nodes
 _HEADER_NAMES = frozenset({"version", "kind", "seq", "time", "chain"})
+_ABANDON_NAMES = frozenset({"version", "kind", "time"})
 
 
 class InvalidFrameRecord(FormatError):
@@ -57,7 +59,7 @@ class Kind(IntEnum):
         return self.name.lower()
 
 
-_ON_TOPIC = {kind.label: kind for kind in Kind if kind is not Kind.MISSING}
+_ON_TOPIC = {kind.label.encode(): kind for kind in Kind if kind is not Kind.MISSING}
 OUTSIDE_SEQUENCE = frozenset({Kind.ABANDON, Kind.MISSING})
 """Kinds that the recorder did not write: they carry no sequence number of their own and no
 link of the recorder's chain."""
@@ -109,10 +111,10 @@ def from_kafka(
             f"a frame record has version {version!r}, this reader knows {VERSION}",
             hint="Run a newer Lucid" if version else "The record is not Lucid's",
         )
-    kind = _ON_TOPIC.get(fields.get("kind", b"").decode("ascii", "replace"))
+    kind = _ON_TOPIC.get(fields.get("kind", b""))
     if kind is None:
         raise InvalidFrameRecord(f"a frame record has kind {fields.get('kind')!r}")
-    wanted = _HEADER_NAMES - {"seq", "chain"} if kind is Kind.ABANDON else _HEADER_NAMES
+    wanted = _ABANDON_NAMES if kind is Kind.ABANDON else _HEADER_NAMES
     if len(headers) != len(wanted) or fields.keys() != wanted:
         raise InvalidFrameRecord(
             f"a frame record has headers {sorted(name for name, _ in headers)}, "
@@ -142,8 +144,11 @@ def _number(name: str, text: bytes, most: int = MAX_NUMBER) -> int:
 
 
 def _chain(text: bytes) -> bytes:
-    if len(text) == 2 * HASH_SIZE and not set(text) - set(b"0123456789abcdef"):
-        return bytes.fromhex(text.decode())
+    if len(text) == 2 * HASH_SIZE:
+        with contextlib.suppress(ValueError):
+            chain = bytes.fromhex(text.decode())
+            if chain.hex().encode() == text:  # fromhex takes capitals and blanks, too
+                return chain
     raise InvalidFrameRecord(f"a frame record has chain {text[:80]!r}, not 64 hex digits")
 
 
@@ -161,7 +166,16 @@ def chain_next(chain: bytes, chain_key: bytes, record: FrameRecord) -> bytes:
     The inner hash is keyed by the session, so that a chain head, which is public, confirms
     no guess of what was on the screen, and nothing at all once the key is destroyed.
     """
-    inner = hmac.new(chain_key, entry_header(record), "sha256")
+    return chain_over(chain, hmac.new(chain_key, digestmod="sha256"), record)
+
+
+def chain_over(chain: bytes, keyed: hmac.HMAC, record: FrameRecord) -> bytes:
+    """chain_next with the HMAC under the chain key that nothing was put into yet.
+
+    It stays so: for a run of records, keying it once saves a third of what small ones take.
+    """
+    inner = keyed.copy()
+    inner.update(entry_header(record))
     inner.update(record.payload)
     return hashlib.sha256(_CHAIN_NODE + chain + inner.digest()).digest()
 
@@ -192,26 +206,25 @@ def read_missing(record: FrameRecord) -> tuple[int, bytes]:
 
 def encode_entries(records: Iterable[FrameRecord]) -> bytes:
     """The plaintext of a chunk."""
-    buffer = bytearray()
-    write_entries(list(records), buffer)
+    held = list(records)
+    buffer = bytearray(sum(record.size for record in held))
+    write_entries(held, buffer, 0)
     return bytes(buffer)
 
 
-def write_entries(records: Sequence[FrameRecord], buffer: bytearray) -> int:
-    """Write the plaintext of a chunk over the start of `buffer`, which grows; bytes written.
+def write_entries(records: Iterable[FrameRecord], buffer: bytearray, position: int) -> int:
+    """Write a chunk's plaintext into `buffer`, which is large enough, from `position` on.
 
-    A buffer that is used again saves the fresh pages, which cost more than the copy itself.
+    Returns the position behind it. A buffer that is used again saves the fresh pages, which
+    cost more than the copy itself.
     """
-    size = sum(record.size for record in records)
-    if len(buffer) < size:
-        buffer.extend(bytes(size - len(buffer)))
-    position = 0
     for record in records:
         start = position + ENTRY_SIZE
-        buffer[position:start] = entry_header(record)
-        position = start + len(record.payload)
-        buffer[start:position] = record.payload
-    return size
+        payload = record.payload
+        _ENTRY.pack_into(buffer, position, record.kind, record.seq, record.time, len(payload))
+        position = start + len(payload)
+        buffer[start:position] = payload
+    return position
 
 
 def decode_entries(session: UUID, plaintext: bytes) -> list[FrameRecord]:

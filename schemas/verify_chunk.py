@@ -172,7 +172,7 @@ def _parse(task: ChunkTask, data: bytes, leaf: bytes, found: Found) -> Chunk | N
         what = f"chunk {index} has {len(data)} bytes, the catalog says {expected.size}"
         found.add(Verdict.SIZE_MISMATCH, what, index)
     try:
-        chunk = read_chunk(data)
+        chunk = read_chunk(data, leaf)
     except UnknownVersion as error:
         found.add(Verdict.UNKNOWN_VERSION, error.what, index)
         return None

@@ -137,32 +137,44 @@ class HoldingBudget:
         self._refused = False
         self._again = float("-inf")
         self._key = SpillKey()
-        self._holders: set[Holder] = set()
+        self._holders: dict[Holder, int] = {}
+        self._memory = 0
         self.spilled = 0
 
     def watch(self, holder: Holder) -> None:
-        self._holders.add(holder)
+        self._holders.setdefault(holder, 0)
+        self.changed(holder)
 
     def forget(self, holder: Holder) -> None:
-        self._holders.discard(holder)
+        self._memory -= self._holders.pop(holder, 0)
 
     def watches(self, holder: Holder) -> bool:
         return holder in self._holders
 
+    def changed(self, holder: Holder) -> None:
+        """Count a watched chunk anew; call it when its records have changed.
+
+        Adding up all chunks for each batch of records made a record dearer with each session.
+        """
+        known = self._holders.get(holder)
+        if known is not None:
+            self._holders[holder] = now = holder.held.memory
+            self._memory += now - known
+
     def memory(self) -> int:
         """Bytes held in memory by all open chunks."""
-        return sum(holder.held.memory for holder in self._holders)
+        return self._memory
 
     async def trim(self) -> None:
         """Spill as far as the limit asks; a full disk leaves the records in memory."""
-        memory = self.memory()
-        if memory > self._limit and time.monotonic() < self._again:
+        over = self._memory - self._limit
+        if over > 0 and time.monotonic() < self._again:
             return
-        self._refused = memory > self._limit and not self._room(memory - self._limit)
-        if memory <= self._limit or self._refused:
+        self._refused = over > 0 and not self._room(over)
+        if over <= 0 or self._refused:
             return
         for holder in sorted(self._holders, key=lambda one: one.held.memory, reverse=True):
-            if memory <= self._limit * 3 // 4:
+            if self._memory <= self._limit * 3 // 4:
                 return
             before = holder.held.memory
             try:
@@ -171,9 +183,8 @@ class HoldingBudget:
                 log.error("cannot spill held records", folder=str(self._folder), error=str(error))
                 self._refused, self._again = True, time.monotonic() + SPILL_AGAIN
                 return
-            freed = before - holder.held.memory
-            memory -= freed
-            self.spilled += freed
+            self.spilled += before - holder.held.memory
+            self.changed(holder)
 
     async def gate(self, _: int) -> bool:
         """Whether more records may be taken: not while the disk refuses what is over the limit.

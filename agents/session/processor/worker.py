@@ -151,22 +151,27 @@ class FramesWorker:
             self._tracker.add(raw.offset)
             self._tasks.spawn(self._unsealed(record, raw.offset), len(record.payload))
             return
-        session = self._session_of(record, raw.offset)
-        known = session.chunker.duplicates
-        cuts = list(session.chunker.add(record, raw.offset))
-        self._shared.metrics.took(record, session.chunker.duplicates - known)
-        starts = (session.chunker.first_offset, *(cut.first_offset for cut in cuts))
-        if raw.offset in starts:
+        session = self._session_of(record, raw)
+        chunker = session.chunker
+        known = chunker.duplicates
+        cuts = list(chunker.add(record, raw.offset))
+        self._shared.holding.changed(chunker)
+        self._shared.metrics.took(record, chunker.duplicates - known)
+        # An offset is open while a chunk begins there that is not published.
+        begins = raw.offset == chunker.first_offset
+        if begins or any(raw.offset == cut.first_offset for cut in cuts):
             self._tracker.add(raw.offset)
         else:
             self._tracker.skip(raw.offset)
         for cut in cuts:
             self._tasks.spawn(self._publish(session, cut), cut.raw_size)
 
-    def _session_of(self, record: FrameRecord, offset: int) -> Session:
-        session = self._sessions.get(str(record.session))
+    def _session_of(self, record: FrameRecord, raw: Record) -> Session:
+        # The key was read as the id's only form; making the text anew takes as long as the rest.
+        session = self._sessions.get((raw.key or b"").decode())
         if session is not None:
             return session
+        offset = raw.offset
         if record.kind is not Kind.OPEN:
             raise NoOpenRecord(
                 f"record {record.seq} ({record.kind.label}) of session {record.session} came "

@@ -64,3 +64,19 @@ async def test_what_cannot_be_spilled_never_closes_the_gate(tmp_path: Path) -> N
     async with asyncio.timeout(5):
         assert await budget.gate(0) is True
     await budget.check()
+
+
+def test_the_sum_follows_what_is_held() -> None:
+    budget = HoldingBudget(10**6, Path())
+    first, second = Holder(2), Holder(3)
+    for holder in (first, second):
+        budget.watch(holder)
+    assert budget.memory() == first.held.memory + second.held.memory
+    first.held = Held()
+    budget.changed(first)
+    assert budget.memory() == second.held.memory
+    budget.changed(Holder(5))
+    assert budget.memory() == second.held.memory, "what is not watched does not count"
+    budget.forget(second)
+    budget.forget(second)
+    assert budget.memory() == 0
