@@ -16,6 +16,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -26,11 +27,10 @@ from agents.platform.settings import Settings
 
 DEADLINE = 400.0
 SAMPLE_EVERY = 0.02
+Found = TypeVar("Found")
 
 
-def on_own_stack(
-    measure: Callable[[Settings], Coroutine[object, object, dict[str, float]]],
-) -> dict[str, float]:
+def on_own_stack(measure: Callable[[Settings], Coroutine[object, object, Found]]) -> Found:
     """The figures of a bench that gets servers and a folder of its own."""
     with tempfile.TemporaryDirectory() as name:
         settings = Settings.load(home=Path(name))
