@@ -1,0 +1,44 @@
+"""Costs of frames are put together by sessions and by bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.growth import Cost, draw, figures
+
+
+def cost(sessions: int, raw: float, frame_us: float, open_ms: float = 0.0) -> Cost:
+    frames = round(raw / 1000)
+    spent = frames * frame_us / 1e6 + sessions * open_ms / 1e3
+    return Cost(sessions, round(raw), frames, sessions * 2, spent * 0.75, spent * 0.25, 2.0, 2**24)
+
+
+def test_ratios_are_within_a_round() -> None:
+    costs = [cost(10, 1e6, 100), cost(1000, 1e6, 120), cost(1000, 1e6, 150), cost(10, 1e6, 120)]
+    found = figures(costs)
+    assert found["sessions_10_frame_us"] == pytest.approx([100, 120])
+    assert found["sessions_ratio"] == pytest.approx([1.2, 1.25])
+    assert found["sessions_1000_chunks"] == [2000, 2000]
+    assert found["sessions_10_mb_s"] == [0.5, 0.5]
+    assert found["sessions_10_processor_mib"] == [16.0, 16.0]
+
+
+def test_bytes_are_compared_at_the_same_number_of_sessions() -> None:
+    found = figures([cost(10, 1e6, 90), cost(10, 25e4, 100), cost(10, 5e5, 95), cost(100, 1e6, 90)])
+    assert found["mb_0_frame_us"] == pytest.approx([100, 95])  # both round to 0 MB
+    assert found["bytes_ratio"] == pytest.approx([90 / 97.5])
+
+
+def test_what_a_session_costs_is_told_from_what_a_frame_costs() -> None:
+    costs = [cost(count, 1e7, 80, open_ms=5) for count in (1, 10, 100, 1000)]
+    found = figures(costs)
+    assert found["frame_us"] == pytest.approx([80])
+    assert found["open_close_ms"] == pytest.approx([5])
+
+
+def test_a_picture_is_drawn(tmp_path: Path) -> None:
+    path = tmp_path / "out" / "growth.png"
+    draw([cost(1, 1e6, 100), cost(10, 1e6, 100), cost(10, 5e5, 110)], path)
+    assert path.read_bytes().startswith(b"\x89PNG")
