@@ -37,7 +37,7 @@ from bench.recorded import TOPIC, Recorded, both, prepared, record, wait_stored
 from bench.services import Running, on_own_stack
 
 ROUNDS = 3
-SESSIONS, TOTAL, RATE = 8, 300_000_000, 10_000_000
+SESSIONS, TOTAL, RATE = 8, 160_000_000, 10_000_000
 CONTENT, NOISE, RECORD_BYTES = "text", 0.4, 100_000  # halves when compressed
 DEADLINE = 240.0
 TARGET = "bare"

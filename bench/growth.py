@@ -43,12 +43,15 @@ MIB = 2**20
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """One measurement. processor, storage: seconds of CPU. seconds: by the clock.
+    """One measurement. total: bytes that were asked for, raw: that there were.
+
+    processor, storage: seconds of CPU. seconds: by the clock.
 
     chunks: files. peak: the processor's highest resident bytes.
     """
 
     sessions: int
+    total: int
     raw: int
     frames: int
     chunks: int
@@ -100,7 +103,7 @@ async def _cost(
     chunks = sum(
         sum(1 for _ in (settings.blobs_dir / one).glob("*.chunk")) for one in recorded.sessions
     )
-    return Cost(sessions, recorded.raw, recorded.frames, chunks, mine, theirs, ended - start,
+    return Cost(sessions, total, recorded.raw, recorded.frames, chunks, mine, theirs, ended - start,
                 processor.peak)  # fmt: skip
 
 
@@ -127,10 +130,11 @@ def figures(costs: Sequence[Cost]) -> dict[str, list[float]]:
     open_close_ms: what a session costs besides its frames, by least squares over all counts.
     """
     most = max(cost.sessions for cost in costs)
-    full = max(cost.raw for cost in costs) * 0.9
+    full = max(cost.total for cost in costs)
     found: dict[str, list[float]] = {}
-    for cost in sorted(costs, key=lambda one: (one.sessions, one.raw)):
-        name = f"sessions_{cost.sessions}" if cost.raw > full else f"mb_{cost.raw / 1e6:.0f}"
+    for cost in sorted(costs, key=lambda one: (one.sessions, one.total)):
+        whole = cost.total == full
+        name = f"sessions_{cost.sessions}" if whole else f"mb_{cost.total / 1e6:.0f}"
         found.setdefault(f"{name}_frame_us", []).append(cost.frame_us)
         found.setdefault(f"{name}_chunks", []).append(cost.chunks)
         found.setdefault(f"{name}_mb_s", []).append(cost.raw / cost.seconds / 1e6)
@@ -161,13 +165,13 @@ def draw(costs: Sequence[Cost], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.6), sharey=True)
-    full = max(cost.raw for cost in costs) * 0.9
-    by_count = [cost for cost in costs if cost.raw > full]
+    full = max(cost.total for cost in costs)
+    by_count = [cost for cost in costs if cost.total == full]
     by_bytes = [cost for cost in costs if cost.sessions == SAME]
     left.set_xscale("log")
     for axes, some, at, label in (
         (left, by_count, [cost.sessions for cost in by_count],
-         f"sessions, {full / 0.9e6:.0f} MB together"),
+         f"sessions, {full / 1e6:.0f} MB together"),
         (right, by_bytes, [cost.raw / 1e6 for cost in by_bytes], f"MB, {SAME} sessions"),
     ):  # fmt: skip
         for name, values in (

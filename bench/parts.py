@@ -33,7 +33,7 @@ class Part:
 
     name: str
     about: str
-    limit: float = 300.0
+    limit: float = 600.0
     quick: Mapping[str, object] | None = None
     full: Mapping[str, object] = field(default_factory=dict)
     goals: tuple[Goal, ...] = ()
@@ -52,12 +52,12 @@ PARTS = (
         goals=(Goal("ratio", least=0.8), Goal("replay_ratio", least=0.9)),
     ),
     Part(
-        "frameworks", "frames to files: Lucid, Faust alone, Quix Streams, FastStream", limit=420,
+        "frameworks", "frames to files: Lucid, Faust alone, Quix Streams, FastStream", limit=900,
         quick={"ROUNDS": 1, "TOTAL": 60_000_000},
         goals=(Goal("ratio", least=1.5), Goal("bare_ratio", least=0.8)),
     ),
     Part(
-        "growth", "cost of a frame as sessions and bytes grow", limit=420,
+        "growth", "cost of a frame as sessions and bytes grow", limit=900,
         quick={"COUNTS": (1, 10, 100), "TOTAL": 24_000_000, "SHARES": (), "ROUNDS": 1},
         goals=(Goal("sessions_ratio", most=1.3),),
     ),

@@ -92,13 +92,20 @@ async def record(
 def _in_time(
     content: Content, sessions: int, rate: float, duration: float
 ) -> Iterator[tuple[Step, int]]:
-    """All sessions' records by their times, with the session's number; its `open` comes first."""
+    """All sessions' records by their times, with the session's number; its `open` comes first.
+
+    Each session begins at another place of the content: short ones would else all have its first
+    pictures, which are larger than the others, and so fewer frames for as many bytes.
+    """
+    sizes = content.sizes
 
     def one(number: int) -> Iterator[tuple[float, int, Step]]:
         yield 0.0, number, Step(0.0, Kind.OPEN, -1)
-        phase = min(1.0, duration / 2) * number / sessions
-        for step in steps(content.sizes, rate=rate, duration=duration, phase=phase):
-            yield step.at, number, step
+        phase, first = min(1.0, duration / 2) * number / sessions, number * len(sizes) // sessions
+        mine = sizes[first:] + sizes[:first]
+        for step in steps(mine, rate=rate, duration=duration, phase=phase):
+            payload = (step.payload + first) % len(sizes) if step.kind is Kind.FRAMES else -1
+            yield step.at, number, step._replace(payload=payload)
 
     for _, number, step in heapq.merge(*map(one, range(sessions)), key=lambda found: found[:2]):
         yield step, number

@@ -8,15 +8,21 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
+
+import psutil
 
 from bench.history import Measured
 from bench.parts import Part
 
 LOOK_SECONDS = 0.2
 LEAVE_SECONDS = 30.0  # for a part that is given up, to end its servers
+MARK = "BENCH_PART_FOLDER"
 TAIL = 1500  # characters of its output that an error shows
 
 
@@ -27,23 +33,28 @@ def run_part(
     folder.mkdir(parents=True, exist_ok=True)
     result, log = folder / f"{part.name}.json", folder / f"{part.name}.log"
     result.unlink(missing_ok=True)
-    began = time.monotonic()
-    with log.open("wb") as out:
+    began, why = time.monotonic(), ""
+    with _marked(log) as (environment, out):
         process = subprocess.Popen(
             [sys.executable, "-m", "bench.part", part.name, "quick" if quick else "full",
              str(result)],
-            stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment,
+            start_new_session=True,
         )  # fmt: skip
-    why = ""
-    try:
-        while process.poll() is None:
-            look(time.monotonic() - began)
-            if time.monotonic() - began > part.limit:
-                why = f"not done within {part.limit:g} s; "
-                break
-            time.sleep(LOOK_SECONDS)
-    finally:
-        _end(process)
+        try:
+            while process.poll() is None:
+                look(time.monotonic() - began)
+                if time.monotonic() - began > part.limit:
+                    why = f"not done within {part.limit:g} s; "
+                    break
+                time.sleep(LOOK_SECONDS)
+        finally:
+            # As Ctrl-C does, so that it ends its own servers.
+            process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(LEAVE_SECONDS)
+            process.kill()
+            process.wait()
     seconds = time.monotonic() - began
     if process.returncode == 0 and not why:
         return Measured(seconds, json.loads(result.read_text()))
@@ -51,13 +62,20 @@ def run_part(
     return Measured(seconds, {}, f"{why}{said[-TAIL:] or f'status {process.returncode}'}")
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End it as Ctrl-C does, so that it ends its own servers; then all that it left."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGINT)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(LEAVE_SECONDS)
-    # Its session is its own, and so is its group: nobody else is in it.
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+@contextmanager
+def _marked(log: Path) -> Iterator[tuple[dict[str, str], BinaryIO]]:
+    """An environment by which all processes of a part are known, and its output.
+
+    Those that are left when the block is are killed, whoever their parent is by then (servers
+    are nobody's children), and their temporary files deleted.
+    """
+    with tempfile.TemporaryDirectory(prefix="lucid-bench-", ignore_cleanup_errors=True) as folder:
+        try:
+            with log.open("wb") as out:
+                yield {**os.environ, "TMPDIR": folder, MARK: folder}, out
+        finally:
+            for one in psutil.process_iter():
+                with contextlib.suppress(psutil.Error):
+                    if one.environ().get(MARK) == folder:
+                        one.kill()
+                        one.wait(LEAVE_SECONDS)

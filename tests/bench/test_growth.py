@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 
 import pytest
 
+from agents.platform.settings import Settings
+from bench import growth
 from bench.growth import Cost, draw, figures
+from bench.recorded import _in_time, prepared
+from schemas.frames import Kind
+from tests.conftest import Stack
 
 
 def cost(sessions: int, raw: float, frame_us: float, open_ms: float = 0.0) -> Cost:
     frames = round(raw / 1000)
     spent = frames * frame_us / 1e6 + sessions * open_ms / 1e3
-    return Cost(sessions, round(raw), frames, sessions * 2, spent * 0.75, spent * 0.25, 2.0, 2**24)
+    return Cost(
+        sessions,
+        round(raw),
+        round(raw),
+        frames,
+        sessions * 2,
+        spent * 0.75,
+        spent * 0.25,
+        2.0,
+        2**24,
+    )
 
 
 def test_ratios_are_within_a_round() -> None:
@@ -42,3 +58,34 @@ def test_a_picture_is_drawn(tmp_path: Path) -> None:
     path = tmp_path / "out" / "growth.png"
     draw([cost(1, 1e6, 100), cost(10, 1e6, 100), cost(10, 5e5, 110)], path)
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+async def test_sessions_are_recorded_and_their_cost_is_that_of_both_services(
+    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(growth, "COUNTS", (1, 4))
+    monkeypatch.setattr(growth, "TOTAL", 400_000)
+    monkeypatch.setattr(growth, "SHARES", ())
+    monkeypatch.setattr(growth, "ROUNDS", 1)
+    name = f"g{secrets.token_hex(4)}"
+    settings = Settings.load(
+        home=tmp_path, kafka=stack.kafka, mongo=stack.mongo, topic_prefix=f"{name}.", database=name
+    )
+    one, four = await growth._measure(settings)
+    assert (one.sessions, four.sessions) == (1, 4)
+    for found in (one, four):
+        assert found.chunks >= found.sessions
+        assert found.processor > 0
+        assert 10 < found.frames < 80
+        assert 300_000 < found.raw < 500_000
+        assert found.peak > 2**24
+    content = prepared(growth.CONTENT, 400_000)
+    steps = list(_in_time(content, 3, 4000.0, 10.0))
+    times = [step.at for step, _ in steps]
+    assert times == sorted(times)
+    for number in range(3):
+        kinds = [step.kind for step, whose in steps if whose == number]
+        assert (kinds[0], kinds[-1]) == (Kind.OPEN, Kind.CLOSE)
+    first = [next(step.payload for step, whose in steps if whose == number and step.payload >= 0)
+             for number in range(3)]  # fmt: skip
+    assert first == [0, len(content.sizes) // 3, 2 * len(content.sizes) // 3]

@@ -43,7 +43,7 @@ def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, body in {
         "good": "return {'rounds': ROUNDS, 'many': [1, 2.5]}",
         "bad": "raise RuntimeError('the broker is gone')",
-        "slow": "subprocess.Popen(['sleep', '307']); time.sleep(300)",
+        "slow": "subprocess.run(['sh', '-c', 'setsid sleep 307 &']); time.sleep(300)",
         "wrong": "return {}",
     }.items():
         (folder / f"{name}.py").write_text(MODULE.replace("{body}", body))
