@@ -6,6 +6,9 @@ from the first partition that a version is assigned to its last file on disk. Af
 are read again and compared with the topic, record by record: a version that has fewer, other or
 more of them, or whose offsets were not committed, fails the bench.
 
+Seconds of CPU count from the same moment; Lucid's are of both services, less those of a start that
+finds nothing to do. They depend less on what else the machine does than rates do.
+
 Lucid does more in the same time: chains and signatures are checked, chunks go over a topic, and the
 catalog knows them. `bare` is aiokafka that sends the records to another topic (passthrough.py).
 """
@@ -23,6 +26,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -33,7 +37,7 @@ from agents.platform.keys import init_keys
 from agents.platform.settings import Settings
 from bench.passthrough import BATCH_BYTES, pass_through
 from bench.plain.job import DONE_FILE, KEY_FILE, Done, Order, read_session
-from bench.recorded import TOPIC, Recorded, both, prepared, record, wait_stored
+from bench.recorded import TOPIC, Recorded, both, cpu_seconds, prepared, record, wait_stored
 from bench.services import Running, on_own_stack
 
 ROUNDS = 3
@@ -45,6 +49,9 @@ OWN = Path("bench/out/plain/bin/python")
 """The environment of those whose requirements conflict with Lucid's; `make bench-plain`."""
 
 PLAIN = {"faust": Path(sys.executable), "quix": OWN, "faststream": OWN}
+
+
+Taken = tuple[float, float]  # seconds, seconds of CPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,17 +77,21 @@ async def _measure(settings: Settings) -> dict[str, list[float]]:
     content = await asyncio.to_thread(
         prepared, CONTENT, TOTAL // SESSIONS, RECORD_BYTES, noise=NOISE
     )
-    versions: list[tuple[str, Callable[[Settings, Recorded], float]]] = [
-        ("lucid", _lucid), ("bare", _bare), *((name, _runner(name)) for name in PLAIN),
+    idle = await asyncio.to_thread(_idle, settings)
+    versions: list[tuple[str, Callable[[Settings, Recorded], Taken]]] = [
+        ("lucid", partial(_lucid, idle)), ("bare", _bare),
+        *((name, _runner(name)) for name in PLAIN),
     ]  # fmt: skip
     found: dict[str, list[float]] = {name: [] for name, _ in versions}
+    spent: dict[str, list[float]] = {name: [] for name, _ in versions}
     for number in range(ROUNDS):
         recorded = await record(settings, content, sessions=SESSIONS, total=TOTAL, rate=RATE)
         turn = number % len(versions)
         for name, work in versions[turn:] + versions[:turn]:
-            seconds = await asyncio.to_thread(work, settings, recorded)
+            seconds, cpu = await asyncio.to_thread(work, settings, recorded)
             found[name].append(recorded.raw / seconds / 1e6)
-    return figures(found)
+            spent[name].append(cpu * 1e3 / (recorded.raw / 1e6))
+    return figures(found) | {f"{name}_cpu_ms_mb": values for name, values in spent.items()}
 
 
 def figures(found: dict[str, list[float]]) -> dict[str, list[float]]:
@@ -114,18 +125,24 @@ def _frames_topic(settings: Settings) -> str:
     return load_contract(settings).topic(TOPIC).full_name
 
 
-def _bare(settings: Settings, recorded: Recorded) -> float:
-    seconds, _ = pass_through(
+def _bare(settings: Settings, recorded: Recorded) -> Taken:
+    return pass_through(
         settings.kafka_servers(), _frames_topic(settings), TARGET, recorded.start, recorded.end
     )
-    return seconds
 
 
-def _lucid(settings: Settings, recorded: Recorded) -> float:
-    """Seconds from the processor's first partition being assigned."""
+def _idle(settings: Settings) -> float:
+    """Seconds of CPU of a start of both services that find nothing to do."""
+    with both(settings) as services:
+        return sum(map(cpu_seconds, services))
+
+
+def _lucid(idle: float, settings: Settings, recorded: Recorded) -> Taken:
+    """From the processor's first partition being assigned."""
     with both(settings) as (processor, storage):
         ended = wait_stored(settings, storage, recorded)
-        return ended - _assigned_at(processor)
+        cpu = cpu_seconds(processor) + cpu_seconds(storage) - idle
+        return ended - _assigned_at(processor), cpu
 
 
 def _assigned_at(processor: Running) -> float:
@@ -135,15 +152,15 @@ def _assigned_at(processor: Running) -> float:
     raise RuntimeError("the processor says nothing of its partitions")
 
 
-def _runner(name: str) -> Callable[[Settings, Recorded], float]:
-    def work(settings: Settings, recorded: Recorded) -> float:
+def _runner(name: str) -> Callable[[Settings, Recorded], Taken]:
+    def work(settings: Settings, recorded: Recorded) -> Taken:
         return run_plain(name, settings.home, settings.kafka_servers(), _frames_topic(settings),
                          recorded)  # fmt: skip
 
     return work
 
 
-def run_plain(name: str, home: Path, servers: str, topic: str, recorded: Recorded) -> float:
+def run_plain(name: str, home: Path, servers: str, topic: str, recorded: Recorded) -> Taken:
     """Run a plain version until it has done these records; raises RuntimeError if it did not."""
     expected = asyncio.run(on_topic(servers, topic, recorded))
     home.mkdir(parents=True, exist_ok=True)
@@ -162,7 +179,7 @@ def run_plain(name: str, home: Path, servers: str, topic: str, recorded: Recorde
         done = _told(process, folder / DONE_FILE, log)
         asyncio.run(_committed(servers, topic, order.group, recorded))
         check_files(folder, key, expected)
-        return done.ended - done.begun
+        return done.ended - done.begun, done.cpu
     finally:
         process.terminate()
         try:

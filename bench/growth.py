@@ -21,13 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import psutil
 
 from agents.load.content import Content
 from agents.platform.contract import apply_contract, load_contract
 from agents.platform.keys import init_keys
 from agents.platform.settings import Settings
-from bench.recorded import both, prepared, record, wait_stored
+from bench.recorded import both, cpu_seconds, prepared, record, wait_stored
 from bench.services import Running, on_own_stack
 
 COUNTS: tuple[int, ...] = (1, 10, 100, 1000)
@@ -96,10 +95,10 @@ async def _cost(
     processor, storage = services
     with _stopped(processor):
         recorded = await record(settings, content, sessions=sessions, total=total, rate=rate)
-        before = [_cpu(one) for one in services]
+        before = [cpu_seconds(one) for one in services]
         processor.peak, start = 0.0, time.time()
     ended = await asyncio.to_thread(wait_stored, settings, storage, recorded)
-    mine, theirs = (_cpu(one) - had for one, had in zip(services, before, strict=True))
+    mine, theirs = (cpu_seconds(one) - had for one, had in zip(services, before, strict=True))
     chunks = sum(
         sum(1 for _ in (settings.blobs_dir / one).glob("*.chunk")) for one in recorded.sessions
     )
@@ -114,11 +113,6 @@ def _stopped(running: Running) -> Iterator[None]:
         yield
     finally:
         running.process.send_signal(signal.SIGCONT)
-
-
-def _cpu(running: Running) -> float:
-    times = psutil.Process(running.process.pid).cpu_times()
-    return float(times.user + times.system)
 
 
 # -- what it comes to ------------------------------------------------------------------------------

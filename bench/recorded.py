@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import psutil
+
 from agents.load.content import Content, load_content
 from agents.load.schedule import Step, steps
 from agents.load.session import Identity, LoadSession
@@ -116,6 +118,12 @@ def both(settings: Settings) -> Iterator[tuple[Running, Running]]:
     """Processor and storage as processes of their own; storage is ready first."""
     with service(settings, "storage") as storage, service(settings, "processor") as processor:
         yield processor, storage
+
+
+def cpu_seconds(running: Running) -> float:
+    """Seconds of CPU that a service took since its start, kernel's included."""
+    times = psutil.Process(running.process.pid).cpu_times()
+    return float(times.user + times.system)
 
 
 def wait_stored(settings: Settings, storage: Running, recorded: Recorded) -> float:

@@ -65,10 +65,14 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What a process leaves in DONE_FILE. begun, ended: Unix seconds, partitions to last fsync."""
+    """What a process leaves in DONE_FILE. begun, ended: Unix seconds, partitions to last fsync.
+
+    cpu: its seconds of CPU between them.
+    """
 
     begun: float
     ended: float
+    cpu: float
     records: int
     bytes: int
 
@@ -85,7 +89,7 @@ class Job:
         self._open: dict[str, Chunk] = {}
         self._next: dict[str, int] = {}
         self._records = self._bytes = 0
-        self._begun = self._ended = 0.0
+        self._begun = self._ended = self._cpu_begun = self._cpu_ended = 0.0
         self._flushed = time.monotonic()
 
     @classmethod
@@ -94,7 +98,8 @@ class Job:
 
     def begin(self) -> None:
         """The clock runs from the first partitions that are assigned."""
-        self._begun = self._begun or time.time()
+        if not self._begun:
+            self._begun, self._cpu_begun = time.time(), time.process_time()
 
     def add(self, session: bytes, payload: bytes) -> Chunk | None:
         """Keep a payload; the session's chunk if it is full now."""
@@ -138,12 +143,13 @@ class Job:
             file.write(sealed)
             file.flush()
             os.fsync(file.fileno())
-        self._ended = time.time()
+        self._ended, self._cpu_ended = time.time(), time.process_time()
 
     def tell(self) -> None:
         """Say what was done, once all of it is written."""
         if self.complete and not self._open:
-            done = Done(self._begun, self._ended, self._records, self._bytes)
+            cpu = self._cpu_ended - self._cpu_begun
+            done = Done(self._begun, self._ended, cpu, self._records, self._bytes)
             path = self._folder / DONE_FILE
             path.with_suffix(".tmp").write_text(json.dumps(asdict(done)))
             path.with_suffix(".tmp").replace(path)

@@ -144,7 +144,9 @@ def test_a_plain_version_does_the_whole_job(stack: Stack, tmp_path: Path, name: 
     recorded = asyncio.run(_fill(stack.kafka, topic))
     assert sum(one.records for one in asyncio.run(
         on_topic(stack.kafka, topic, recorded)).values()) == 60  # fmt: skip
-    assert 0 < run_plain(name, tmp_path, stack.kafka, topic, recorded) < 60
+    seconds, cpu = run_plain(name, tmp_path, stack.kafka, topic, recorded)
+    assert 0 < seconds < 60
+    assert 0 < cpu < 20
     (folder,) = [path for path in tmp_path.iterdir() if path.is_dir()]
     assert (folder / KEY_FILE).stat().st_mode & 0o777 == 0o600
 
