@@ -6,18 +6,17 @@ Their records are those of a recorder: chained, signed, with a wrapped key; the 
 
 from __future__ import annotations
 
-import heapq
 import json
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import psutil
 
 from agents.load.content import Content, load_content
-from agents.load.schedule import Step, steps
+from agents.load.schedule import Step
 from agents.load.session import Identity, LoadSession
 from agents.platform.contract import load_contract
 from agents.platform.keys import load_recipients, load_signer
@@ -69,7 +68,9 @@ async def record(
     name = frames.full_name
     sending = {name: limits[name]}
     async with Producer(settings, sending, batch_bytes=max(sending.values())) as producer:
-        for step, number in _in_time(content, sessions, rate, duration):
+        for step, number in in_time(
+            content.sizes, sessions=sessions, total=total, duration=duration
+        ):
             session = made[number]
             payload = content.payloads[step.payload] if step.kind is Kind.FRAMES else b""
             at = round((begin + step.at) * 1e6)
@@ -91,26 +92,28 @@ async def record(
     return Recorded(names, pictures, count, raw, start, await ends(settings, TOPIC))
 
 
-def _in_time(
-    content: Content, sessions: int, rate: float, duration: float
+def in_time(
+    sizes: Sequence[int], *, sessions: int, total: int, duration: float
 ) -> Iterator[tuple[Step, int]]:
-    """All sessions' records by their times, with the session's number; its `open` comes first.
+    """All sessions' records by their times, with the session's number.
 
-    Each session begins at another place of the content: short ones would else all have its first
-    pictures, which are larger than the others, and so fewer frames for as many bytes.
+    The payloads go round until they are `total` bytes, and each session has as long a part of that
+    as the others. So the frames are the same, whatever the number of sessions.
     """
-    sizes = content.sizes
-
-    def one(number: int) -> Iterator[tuple[float, int, Step]]:
-        yield 0.0, number, Step(0.0, Kind.OPEN, -1)
-        phase, first = min(1.0, duration / 2) * number / sessions, number * len(sizes) // sessions
-        mine = sizes[first:] + sizes[:first]
-        for step in steps(mine, rate=rate, duration=duration, phase=phase):
-            payload = (step.payload + first) % len(sizes) if step.kind is Kind.FRAMES else -1
-            yield step.at, number, step._replace(payload=payload)
-
-    for _, number, step in heapq.merge(*map(one, range(sessions)), key=lambda found: found[:2]):
-        yield step, number
+    count = size = 0
+    while size < total:
+        size += sizes[count % len(sizes)]
+        count += 1
+    each = -(-count // sessions)
+    for number in range(sessions):
+        yield Step(0.0, Kind.OPEN, -1), number
+    for place in range(each):
+        for number in range(sessions):
+            if (at := number * each + place) < count:
+                seconds = duration * (place + number / sessions) / each
+                yield Step(seconds, Kind.FRAMES, at % len(sizes)), number
+    for number in range(sessions):
+        yield Step(duration, Kind.CLOSE, -1), number
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import pytest
 from agents.platform.settings import Settings
 from bench import growth
 from bench.growth import Cost, draw, figures
-from bench.recorded import _in_time, prepared
+from bench.recorded import in_time
 from schemas.frames import Kind
 from tests.conftest import Stack
 
@@ -79,13 +79,19 @@ async def test_sessions_are_recorded_and_their_cost_is_that_of_both_services(
         assert 10 < found.frames < 80
         assert 300_000 < found.raw < 700_000
         assert found.peak > 2**24
-    content = prepared(growth.CONTENT, 400_000)
-    steps = list(_in_time(content, 3, 4000.0, 10.0))
-    times = [step.at for step, _ in steps]
+    assert (one.frames, one.raw // 10_000) == (four.frames, four.raw // 10_000)
+
+
+@pytest.mark.parametrize("sessions", [1, 3, 10])
+def test_the_same_frames_are_shared_out_whatever_the_number_of_sessions(sessions: int) -> None:
+    found = list(in_time([10, 20, 30], sessions=sessions, total=200, duration=9.0))
+    times = [step.at for step, _ in found]
     assert times == sorted(times)
-    for number in range(3):
-        kinds = [step.kind for step, whose in steps if whose == number]
+    payloads = []
+    for number in range(sessions):
+        kinds = [step.kind for step, whose in found if whose == number]
         assert (kinds[0], kinds[-1]) == (Kind.OPEN, Kind.CLOSE)
-    first = [next(step.payload for step, whose in steps if whose == number and step.payload >= 0)
-             for number in range(3)]  # fmt: skip
-    assert first == [0, len(content.sizes) // 3, 2 * len(content.sizes) // 3]
+        payloads += [
+            step.payload for step, whose in found if whose == number and step.kind is Kind.FRAMES
+        ]
+    assert payloads == [0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1]  # 210 bytes
