@@ -81,9 +81,12 @@ async def relay(job: Job) -> tuple[float, float]:
                 for record in batch:
                     futures.append(
                         await producer.send(
-                            job.target, record.value, key=record.key,
-                            headers=list(record.headers), partition=record.partition,
-                        )  # fmt: skip
+                            job.target,
+                            record.value,
+                            key=record.key,
+                            headers=list(record.headers),
+                            partition=record.partition,
+                        )
                     )
                 passed += len(batch)
         await asyncio.gather(*futures)
