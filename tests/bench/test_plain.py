@@ -12,6 +12,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
+from agents.platform.settings import Settings
 from bench import frameworks
 from bench.frameworks import PLAIN, Tally, check_files, figures, on_topic, run_plain
 from bench.plain import job as job_module
@@ -159,3 +160,30 @@ def test_a_version_that_dies_gives_no_figure(
     monkeypatch.setitem(frameworks.PLAIN, "quix", Path("/bin/false"))
     with pytest.raises(RuntimeError, match="did not do all"):
         run_plain("quix", tmp_path, stack.kafka, topic, recorded)
+
+
+async def test_all_versions_take_the_same_records(
+    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frameworks, "PLAIN", {"faust": PLAIN["faust"]})
+    monkeypatch.setattr(frameworks, "ROUNDS", 1)
+    monkeypatch.setattr(frameworks, "_idle", lambda _: 0.0)  # saves a start of both services
+    monkeypatch.setattr(frameworks, "SESSIONS", 2)
+    monkeypatch.setattr(frameworks, "TOTAL", 3_000_000)
+    name = f"f{secrets.token_hex(4)}"
+    settings = Settings.load(
+        home=tmp_path, kafka=stack.kafka, mongo=stack.mongo, topic_prefix=f"{name}.", database=name
+    )
+    found = await frameworks._measure(settings)
+    for version in ("lucid", "bare", "faust"):
+        assert found[f"{version}_mb_s"][0] > 0
+    assert found["faust_cpu_ms_mb"][0] > 0
+    assert found["ratio"] == found["faust_ratio"]
+
+
+def test_without_the_plain_versions_nothing_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frameworks, "OWN", tmp_path / "none")
+    with pytest.raises(RuntimeError, match="make bench-plain"):
+        frameworks.run()
