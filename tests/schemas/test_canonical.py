@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import rfc8785
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
@@ -19,6 +19,7 @@ VALUES = st.recursive(
 )  # fmt: skip
 
 
+@settings(deadline=None, max_examples=300)
 @given(VALUES)
 @example("".join(map(chr, range(0x100))) + "\u2028\u2029\ufeff\uffff\U0001f600")
 @example({"\U0001f600": 1, "\ufb01": 2})  # by UTF-16 the first comes first
