@@ -11,6 +11,7 @@ WORKERS ?= 2
 
 include packages.mk
 include containers.mk
+include bench.mk
 
 .PHONY: help
 help: ## show the targets
@@ -54,10 +55,6 @@ coverage: setup ## run all tests and show line and branch coverage, subprocesses
 	@$(BIN)/coverage combine -q
 	@$(BIN)/coverage report --include='schemas/*' --fail-under=95
 	@$(BIN)/coverage report --fail-under=90
-
-.PHONY: bench
-bench: setup ## measure speed and memory as ratios to baselines of the same run
-	@$(BIN)/python -m bench
 
 .PHONY: faults
 faults: setup ## kill, cut and fill things by SEED for MINUTES, then compare every byte

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -30,11 +31,10 @@ DEADLINE = 400.0
 SAMPLE_EVERY = 0.02
 NO_SCRUB = {"LUCID_STORAGE_SCRUB_RATE": "0"}
 """For storage whose speed is measured: its scrub begins with it, at a rate of its own."""
+Found = TypeVar("Found")
 
 
-def on_own_stack(
-    measure: Callable[[Settings], Coroutine[object, object, dict[str, float]]],
-) -> dict[str, float]:
+def on_own_stack(measure: Callable[[Settings], Coroutine[object, object, Found]]) -> Found:
     """The figures of a bench that gets servers and a folder of its own."""
     with tempfile.TemporaryDirectory() as name:
         settings = Settings.load(home=Path(name))

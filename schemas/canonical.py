@@ -77,9 +77,17 @@ def encode(model: BaseModel) -> bytes:
 
 
 def decode(model: type[Model], data: bytes) -> Model:
-    """Read what `encode` wrote; any other bytes raise NotCanonical or InvalidModel."""
-    parsed = decode_any(model, data)
+    """Read what `encode` wrote; any other bytes raise NotCanonical or InvalidModel.
+
+    What is encoded to the same bytes is JSON as it should be, so that these are parsed once; only
+    for others is it looked up what is wrong with them.
+    """
+    try:
+        parsed = model.model_validate_json(data)
+    except (ValidationError, ValueError, RecursionError):
+        parsed = decode_any(model, data)
     if encode(parsed) != data:
+        decode_any(model, data)
         raise NotCanonical(f"the {model.__name__} is not in canonical form (RFC 8785)")
     return parsed
 

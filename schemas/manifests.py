@@ -150,13 +150,16 @@ def manifest_hash(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()
 
 
-def checkpoint_of(manifest: Manifest) -> Checkpoint:
-    """The checkpoint that a processor signs for this manifest."""
+def checkpoint_of(manifest: Manifest, data: bytes | None = None) -> Checkpoint:
+    """The checkpoint that a processor signs for this manifest. data: its bytes, if they are here.
+
+    They are the ones that it was read from, and so need not be made again.
+    """
     return Checkpoint(
         session=manifest.session_id,
         size=manifest.chunks,
         root=bytes.fromhex(manifest.root),
-        manifest=manifest_hash(encode(manifest)),
+        manifest=manifest_hash(encode(manifest) if data is None else data),
     )
 
 

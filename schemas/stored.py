@@ -117,7 +117,7 @@ class ManifestRecord:
         data = value or b""
         manifest = decode(Manifest, data)
         _check_session(key, manifest.session_id)
-        if Checkpoint.parse(split_note(fields["checkpoint"])[0]) != checkpoint_of(manifest):
+        if Checkpoint.parse(split_note(fields["checkpoint"])[0]) != checkpoint_of(manifest, data):
             raise CheckpointMismatch(
                 f"the checkpoint of session {manifest.session} speaks of another manifest"
             )

@@ -9,13 +9,14 @@ import pytest
 import rfc8785
 from cloudevents.core.bindings.kafka import to_binary
 from cloudevents.core.v1.event import CloudEvent
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from schemas import envelope
 from schemas.audit import Actor, AuditEvent, ProjectionRebuilt, ResourceRead
 from schemas.audit_chain import Place
-from schemas.canonical import LARGEST, canonical, encode
+from schemas.canonical import LARGEST, InvalidModel, _is_plain, canonical, encode
 from schemas.envelope import CONTENT_TYPE, InvalidEvent
 
 NUMBERS = st.integers(-(2**60), 2**60) | st.floats() | st.sampled_from([LARGEST, LARGEST + 1, 1.0])
@@ -29,15 +30,37 @@ VALUES = st.recursive(
 def said(make: Any, value: Any) -> bytes | str:
     try:
         return bytes(make(value))
-    except rfc8785.CanonicalizationError as error:
+    except (rfc8785.CanonicalizationError, UnicodeEncodeError) as error:
         return repr(error)
 
 
+@settings(deadline=None)  # the first example of a busy machine takes longer
 @given(VALUES)
+@example("".join(map(chr, range(0x100))) + "\u2028\u2029\ufeff\uffff\U0001f600")
+@example({"b": [], "a": {}, "": [True, None, -1, 0]})
+@example([1e21, 1.0, -0.0, float("nan"), 2**53])
+@example({"\ud800": 1})
 @example({"\ue000": 1, "\U00010000": 2, "a": '\x7f\u2028\x00"\\/'})
 @example(["\ud800", {"b": 1, "a": -LARGEST - 1}])
 def test_whatever_the_value_is_its_form_is_that_of_rfc_8785(value: Any) -> None:
     assert said(canonical, value) == said(rfc8785.dumps, value)
+
+
+def test_what_manifests_and_events_consist_of_takes_the_short_way() -> None:
+    plain = {"session": "é", "chunks": 3, "gaps": [{"first": 0}], "abandoned": False, "x": None}
+    assert _is_plain(plain)
+    for other in (1.5, 2**53, {"é": 1}, {1: 2}, (1,), b"", [{"a": [0.5]}]):
+        assert not _is_plain(other)
+
+
+class Number(BaseModel):
+    value: int
+
+
+def test_a_number_without_a_canonical_form_is_an_error() -> None:
+    assert encode(Number(value=LARGEST)) == b'{"value":9007199254740991}'
+    with pytest.raises(InvalidModel, match="Number has no canonical JSON"):
+        encode(Number(value=LARGEST + 1))
 
 
 def event(**more: Any) -> AuditEvent:
