@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from agents.deployment.services import Service
+from agents.platform import rdp_gate
 from containers import debian
 from containers.needs import closure, distributions, models
 from containers.sbom import Component, document
@@ -72,6 +73,10 @@ def needs(image: Image, lock: str, root: Path = ROOT) -> Needs:
             if path.name != "__init__.py"
         ]
     found = closure(root, *entries)
+    if rdp_gate.__name__ in found.modules:
+        # Copied and run by another Python, so that no import leads to them.
+        gate = [f"{rdp_gate.__name__}.{Path(name).stem}" for name in rdp_gate.SOURCES]
+        found = closure(root, *entries, *gate)
     return Needs(tuple(found.files(root)), distributions(found.others, lock), found.modules)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agents.deployment import compose, kubernetes, monitoring
+from agents.deployment import compose, kubernetes, logons, monitoring
 from agents.deployment.services import present
 from agents.platform.contract import load_contract
 from agents.platform.settings import Settings
@@ -20,6 +20,7 @@ def files() -> dict[str, str]:
     base = kubernetes.files(pods, version(), partitions)
     return {
         **{f"compose/{name}": text for name, text in compose.files().items()},
+        "compose/xrdp-logon.yml": compose.HEAD + logons.logons(),
         **{f"compose/k8s/{name}": text for name, text in base.items()},
         "compose/monitoring/prometheus.yml": monitoring.scraping(here),
         "compose/monitoring/rules.yml": monitoring.rules(),

@@ -54,10 +54,10 @@ def files() -> dict[str, str]:
         documents[f"{name}.yml"] = stack(services)
         documents[f"{name}.secure.yml"] = secure(services)
     documents["standins.yml"] = standins()
-    return {name: _HEAD + to_yaml(document) for name, document in documents.items()}
+    return {name: HEAD + to_yaml(document) for name, document in documents.items()}
 
 
-_HEAD = "# Made by `make compose` from agents/deployment; change it there.\n"
+HEAD = "# Made by `make compose` from agents/deployment; change it there.\n"
 
 
 class _Plain(yaml.SafeDumper):
@@ -259,12 +259,28 @@ def _cli() -> Document:
 # Overrides ----------------------------------------------------------------------------------------
 
 
-class _Reset(list[Any]):
+class Reset(list[Any]):
     """Written as `!override`: replaces what the file before had, instead of adding to it."""
 
 
 _Plain.add_representer(
-    _Reset, lambda dumper, data: dumper.represent_sequence("!override", list(data))
+    Reset, lambda dumper, data: dumper.represent_sequence("!override", list(data))
+)
+
+
+class ResetNull:
+    """Written as `!reset null`: takes away what the file before had."""
+
+
+_Plain.add_representer(ResetNull, lambda dumper, _: dumper.represent_scalar("!reset", "null"))
+
+
+class Script(str):
+    """Written as a block of lines."""
+
+
+_Plain.add_representer(
+    Script, lambda dumper, data: dumper.represent_scalar("tag:yaml.org,2002:str", data, style="|")
 )
 
 
@@ -281,7 +297,7 @@ def secure(chosen: Iterable[Service]) -> Document:
     """Each service logs in as itself; its addresses and passwords are in its own file."""
     config = f"{SECRETS}/lucid.toml"
     services: Document = {
-        KAFKA: {"volumes": _Reset([f"kafka:{_KAFKA_STORE}",
+        KAFKA: {"volumes": Reset([f"kafka:{_KAFKA_STORE}",
                                    _config("kafka/secure", _KAFKA_CONFIG)])},
         MONGODB: {
             "environment": {
@@ -290,7 +306,7 @@ def secure(chosen: Iterable[Service]) -> Document:
             },
             "volumes": [_config("mongodb", "/run/mongodb")],
         },
-        REDIS: {"volumes": _Reset([_config("redis/secure", "/run/redis")])},
+        REDIS: {"volumes": Reset([_config("redis/secure", "/run/redis")])},
         SETUP: {
             "command": ["setup", "--users", f"{SECRETS}/users"],
             "environment": _ResetMap({"LUCID_CONFIG": config, "LUCID_HOST": SETUP}),

@@ -28,12 +28,16 @@ class _Loader(yaml.SafeLoader):
 
 _Loader.add_multi_constructor("!", lambda loader, _, node: (
     loader.construct_sequence(node, deep=True) if isinstance(node, yaml.SequenceNode)
-    else loader.construct_mapping(node, deep=True)
+    else loader.construct_mapping(node, deep=True) if isinstance(node, yaml.MappingNode) else None
 ))  # fmt: skip
 
 
+def load_text(text: str) -> dict:
+    return yaml.load(text, Loader=_Loader)
+
+
 def load(name: str) -> dict:
-    return yaml.load(FILES[name], Loader=_Loader)
+    return load_text(FILES[name])
 
 
 @pytest.mark.parametrize("name", sorted(FILES))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from agents.deployment.services import SERVICES, present
+from agents.platform import rdp_gate
 from agents.run import ROOMS
 from containers.context import ROOT, cli_image, common, image_of, needs
 from containers.needs import closure, distributions, models, normal, read_lock
@@ -110,6 +111,13 @@ def test_only_the_recorder_has_capture_libraries() -> None:
         assert ("xcffib" in found) == (one.name == "recorder")
         assert ("fastapi" in found) == (one.name == "api")
         assert not found & {"av", "pillow", "typer", "rich"}
+
+
+def test_the_xrdp_image_has_the_gate_of_its_desktops() -> None:
+    """No import leads to it: each server gets a copy, which the system's Python runs."""
+    image = next(image_of(one) for one in HERE if one.name == "xrdp")
+    gate = {Path("agents/platform/rdp_gate", name) for name in rdp_gate.SOURCES}
+    assert gate <= set(needs(image, LOCK).files)
 
 
 def test_the_shared_layer_is_what_all_have() -> None:
