@@ -130,3 +130,32 @@ def test_the_shared_layer_is_what_all_have() -> None:
 
 def test_the_commands_have_everything() -> None:
     assert {"typer", "av", "numpy", "fastapi"} <= needs(cli_image(), LOCK).distributions
+
+
+IMPORT = """
+import importlib, sys
+from importlib import metadata
+module, have = sys.argv[1], set(sys.argv[2].split())
+names = metadata.packages_distributions()
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        among = {one.lower().replace("_", "-").replace(".", "-") for one in names.get(name, [])}
+        if among and not among & have:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing())
+importlib.import_module(module)
+"""
+
+
+@pytest.mark.parametrize("name", [one.name for one in HERE])
+def test_a_service_starts_with_what_its_image_has(name: str) -> None:
+    """What others' packages import when they are used is seen by nobody who reads our imports."""
+    image = image_of(next(each for each in SERVICES if each.name == name))
+    have = " ".join(sorted(needs(image, LOCK).distributions))
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT, image.entry.partition(":")[0], have],
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -5,6 +5,7 @@ llhttp, which parses, takes a head of any size and keeps each header until it is
 
 from __future__ import annotations
 
+import httptools  # noqa: F401 - uvicorn's protocol needs it, and an image has what is imported
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEAD = 32 * 1024
