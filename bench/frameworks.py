@@ -10,7 +10,7 @@ Seconds of CPU count from the same moment; Lucid's are of both services, less th
 finds nothing to do. They depend less on what else the machine does than rates do.
 
 Lucid does more in the same time: chains and signatures are checked, chunks go over a topic, and the
-catalog knows them. `bare` is aiokafka that sends the records to another topic (passthrough.py).
+catalog knows them. `bare` is aiokafka that sends the records to another topic (relay.py).
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from functools import partial
 from pathlib import Path
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import AIOKafkaAdminClient
 
 from agents.platform.contract import apply_contract, load_contract
 from agents.platform.keys import init_keys
 from agents.platform.settings import Settings
-from bench.passthrough import BATCH_BYTES, pass_through
+from bench.passthrough import TARGET, make_target, pass_through
 from bench.plain.job import DONE_FILE, KEY_FILE, Done, Order, read_session
 from bench.recorded import TOPIC, Recorded, both, cpu_seconds, prepared, record, wait_stored
 from bench.services import Running, on_own_stack
@@ -44,7 +44,6 @@ ROUNDS = 3
 SESSIONS, TOTAL, RATE = 8, 160_000_000, 10_000_000
 CONTENT, NOISE, RECORD_BYTES = "text", 0.4, 100_000  # halves when compressed
 DEADLINE = 240.0
-TARGET = "bare"
 OWN = Path("bench/out/plain/bin/python")
 """The environment of those whose requirements conflict with Lucid's; `make bench-plain`."""
 
@@ -73,7 +72,7 @@ def run() -> dict[str, list[float]]:
 async def _measure(settings: Settings) -> dict[str, list[float]]:
     init_keys(settings)
     await apply_contract(settings, load_contract(settings))
-    await _make_target(settings)
+    await make_target(settings)
     content = await asyncio.to_thread(
         prepared, CONTENT, TOTAL // SESSIONS, RECORD_BYTES, noise=NOISE
     )
@@ -105,17 +104,6 @@ def figures(found: dict[str, list[float]]) -> dict[str, list[float]]:
         name: [mine / other for mine, other in zip(lucid, others, strict=True)]
         for name, others in against.items()
     }
-
-
-async def _make_target(settings: Settings) -> None:
-    """The topic of the bare pass-through, which takes batches as large as a chunk."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_servers())
-    await admin.start()
-    try:
-        limit = {"max.message.bytes": str(2 * BATCH_BYTES)}
-        await admin.create_topics([NewTopic(TARGET, 8, 1, topic_configs=limit)])
-    finally:
-        await admin.close()
 
 
 # -- versions: seconds of each ---------------------------------------------------------------------

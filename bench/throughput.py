@@ -1,7 +1,7 @@
 """Frames topic to chunk files through processor and storage, against bare aiokafka.
 
 Each round puts new sessions on the topic, and then both sides, one after the other and in turns
-first, take just these records: the baseline (bench/passthrough.py) sends the same bytes on to
+first, take just these records: the baseline (bench/relay.py) sends the same bytes on to
 another topic, Lucid leaves sealed chunks on disk and in the catalog. A figure is the median of
 the rounds; of ratios the least and the most are given, too. At last `lucid replay` makes the
 last round's chunks again and compares them with the files.
@@ -23,19 +23,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import psutil
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from agents.platform.contract import apply_contract, load_contract
 from agents.platform.keys import init_keys
 from agents.platform.settings import Settings
 from bench.filling import Load, fill, half_noise
-from bench.passthrough import BATCH_BYTES, pass_through
+from bench.passthrough import TARGET, make_target, pass_through
 from bench.services import NO_SCRUB, Running, first_assigned, on_own_stack, service
 
 ROUNDS = 5
 SESSIONS, RECORDS, SIZE = 8, 400, 100_000
 DEADLINE = 180.0
-TARGET = "bare"
 
 
 def run() -> dict[str, float]:
@@ -81,13 +79,7 @@ async def prepare(settings: Settings) -> None:
     """Keys, topics, and the baseline's topic, which takes batches as large as a chunk."""
     init_keys(settings)
     await apply_contract(settings, load_contract(settings))
-    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_servers())
-    await admin.start()
-    try:
-        limit = {"max.message.bytes": str(2 * BATCH_BYTES)}
-        await admin.create_topics([NewTopic(TARGET, 8, 1, topic_configs=limit)])
-    finally:
-        await admin.close()
+    await make_target(settings)
 
 
 def passed(settings: Settings, load: Load) -> Cost:
