@@ -8,7 +8,7 @@ import socket
 from pathlib import Path
 
 from tests.containers.conftest import HERE, Deployed, docker
-from tests.containers.test_validation import until
+from tests.waiting import wait_for
 
 NAMES = {one.name: one.container for one in HERE}
 STOPPED = ("pipeline", "recorder", "processor", "storage")
@@ -60,7 +60,7 @@ services:
             docker("restart", "-t", "10", NAMES["processor"])
             said = deployed.compose("up", "-d", NAMES["api"], more=[mistakes], check=False)
             assert "address already in use" in said
-            until(lambda: all(_stopped(NAMES[name]) for name in STOPPED))
+            wait_for(lambda: all(_stopped(NAMES[name]) for name in STOPPED), seconds=120, every=0.2)
             failed, report = deployed.validate()
         finally:
             kept.rename(secret)

@@ -312,6 +312,22 @@ def test_the_end_of_the_x_server_is_the_end_of_the_session(scene: Scene) -> None
     assert (ended["code"], ended["reason"]) == ("x_gone", f"display {scene.display} is gone")
 
 
+@pytest.mark.parametrize("dies", [True, False])
+def test_programs_that_end_first_do_not_hide_the_end_of_the_x_server(
+    scene: Scene, dies: bool
+) -> None:
+    """A server that answers no more may be gone, or may only stand still."""
+    x_server = scene.server.pid
+    kill = f"(sleep 0.3; kill -KILL {x_server}) &" if dies else ""
+    scene.gate("sh", "-c", f"kill -STOP {x_server}; {kill} exit 0")
+    talk = scene.talk()
+    talk.say(GO)
+    found = talk.hear("ended")["code"]
+    if not dies:
+        scene.server.send_signal(signal.SIGCONT)
+    assert found == ("x_gone" if dies else "logged_off")
+
+
 def test_a_program_that_does_not_start_is_said_to(scene: Scene) -> None:
     scene.gate("/nonexistent/program")
     talk = scene.talk()

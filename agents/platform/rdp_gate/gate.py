@@ -35,7 +35,6 @@ import argparse
 import ctypes
 import os
 import pwd
-import select
 import selectors
 import signal
 import socket
@@ -58,6 +57,7 @@ else:
 AGAIN_SECONDS = 1.0  # between tries to reach the controller
 TERM_SECONDS = 5.0  # from SIGTERM to SIGKILL
 BYE_SECONDS = 8.0  # for the recording to be closed before the X server goes
+X_SECONDS = 2.0  # for an X server to answer when the user's programs ended
 REFUSAL_SECONDS = 10  # for which a refusal is shown
 XMESSAGE = "/usr/bin/xmessage"
 CODES = ("logged_off", "told", "refused", "notice", "away", "x_gone", "signal", "no_program")
@@ -183,9 +183,12 @@ class Gate:
         if idle is not None:
             self.line.send({"idle": idle})
 
-    def read_x_if_there(self) -> None:
-        while not self.x_gone and select.select([self.x.sock], [], [], 0)[0]:
-            self.read_x()
+    def make_sure_of_x(self) -> None:
+        if not self.x_gone:
+            try:
+                self.x.round_trip(X_SECONDS)
+            except XGone as error:
+                self.lose_x(error)
 
     def lose_x(self, error: XGone) -> None:
         self.x_gone = True
@@ -260,7 +263,7 @@ class Gate:
             elif self.child is not None and pid == self.child.pid:
                 self.child.returncode, self.child = code, None
                 # When the X server ends, its clients do, too, and may be seen first.
-                self.read_x_if_there()
+                self.make_sure_of_x()
                 if self.state == "running":
                     self.status = code if code >= 0 else 128 - code
                     self.end("logged_off", "the user's programs ended")

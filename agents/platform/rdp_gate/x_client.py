@@ -10,6 +10,8 @@ import socket
 import struct
 from pathlib import Path
 
+PATIENCE = 10.0  # seconds for an answer
+
 
 class XGone(Exception):
     """The X server cannot be reached, or has ended."""
@@ -40,7 +42,8 @@ class XServer:
     def __init__(self, display: str, xauthority: str, folder: str = "/tmp/.X11-unix") -> None:
         self.number = display.split(":")[-1].split(".")[0]
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(10)
+        self.sock.settimeout(PATIENCE)
+        self.sent = 0  # requests
         try:
             self.sock.connect(f"{folder}/X{self.number}")
             self.root = self._set_up(cookie(xauthority, self.number))
@@ -70,30 +73,54 @@ class XServer:
         place = 32 + vendor + -vendor % 4 + 8 * formats
         return int(struct.unpack_from("<I", body, place)[0])
 
+    def _request(self, request: bytes) -> None:
+        self.sock.sendall(request)
+        self.sent += 1
+
     def _extension(self, name: bytes) -> int | None:
         text = name + bytes(-len(name) % 4)
-        self.sock.sendall(struct.pack("<BxHHxx", 98, 2 + len(text) // 4, len(name)) + text)
+        self._request(struct.pack("<BxHHxx", 98, 2 + len(text) // 4, len(name)) + text)
         while True:
             answer = self.next_message()
             if answer[0] == 1:
                 return answer[9] if answer[8] else None
 
+    def _whole(self) -> bytes:
+        message = self._read(32)
+        if message[0] == 1:
+            message += self._read(4 * struct.unpack_from("<I", message, 4)[0])
+        return message
+
     def next_message(self) -> bytes:
         """The next reply (1), error (0) or event, whole; raises XGone."""
         try:
-            message = self._read(32)
-            if message[0] == 1:
-                message += self._read(4 * struct.unpack_from("<I", message, 4)[0])
+            return self._whole()
         except OSError as error:
             raise XGone(f"display :{self.number} is gone: {error}") from error
-        return message
+
+    def round_trip(self, seconds: float) -> None:
+        """Wait that long at most for an answer to a request made now; raises XGone.
+
+        GetInputFocus does nothing and has a reply; what comes before that is passed over.
+        """
+        self.sock.settimeout(seconds)
+        try:
+            self._request(struct.pack("<BxH", 43, 1))
+            while struct.unpack_from("<BxH", self._whole()) != (1, self.sent & 0xFFFF):
+                pass
+        except TimeoutError:
+            return  # it stands still, and is there
+        except OSError as error:
+            raise XGone(f"display :{self.number} is gone: {error}") from error
+        finally:
+            self.sock.settimeout(PATIENCE)
 
     def ask_idle(self) -> bool:
         """Ask for the time since the last input; whether there will be an answer."""
         if self.saver is None:
             return False
         try:
-            self.sock.sendall(struct.pack("<BBHI", self.saver, 1, 2, self.root))
+            self._request(struct.pack("<BBHI", self.saver, 1, 2, self.root))
         except OSError as error:
             raise XGone(f"display :{self.number} is gone: {error}") from error
         return True
