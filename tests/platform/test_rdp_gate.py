@@ -312,20 +312,25 @@ def test_the_end_of_the_x_server_is_the_end_of_the_session(scene: Scene) -> None
     assert (ended["code"], ended["reason"]) == ("x_gone", f"display {scene.display} is gone")
 
 
-@pytest.mark.parametrize("dies", [True, False])
+@pytest.mark.parametrize(
+    ("does", "code", "reason"),
+    [
+        ("kill -KILL {x}", "x_gone", "display {display} is gone"),
+        ("kill -STOP {x}; (sleep 0.3; kill -KILL {x}) &", "x_gone", "display {display} is gone"),
+        ("kill -STOP {x}", "logged_off", "the user's programs ended"),
+    ],
+    ids=["gone", "going", "standing"],
+)
 def test_programs_that_end_first_do_not_hide_the_end_of_the_x_server(
-    scene: Scene, dies: bool
+    scene: Scene, does: str, code: str, reason: str
 ) -> None:
     """A server that answers no more may be gone, or may only stand still."""
-    x_server = scene.server.pid
-    kill = f"(sleep 0.3; kill -KILL {x_server}) &" if dies else ""
-    scene.gate("sh", "-c", f"kill -STOP {x_server}; {kill} exit 0")
+    scene.gate("sh", "-c", does.format(x=scene.server.pid) + "\nexit 0")
     talk = scene.talk()
     talk.say(GO)
-    found = talk.hear("ended")["code"]
-    if not dies:
-        scene.server.send_signal(signal.SIGCONT)
-    assert found == ("x_gone" if dies else "logged_off")
+    found = talk.hear("ended")
+    scene.server.send_signal(signal.SIGCONT)
+    assert (found["code"], found["reason"]) == (code, reason.format(display=scene.display))
 
 
 def test_a_program_that_does_not_start_is_said_to(scene: Scene) -> None:

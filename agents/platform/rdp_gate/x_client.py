@@ -73,6 +73,11 @@ class XServer:
         place = 32 + vendor + -vendor % 4 + 8 * formats
         return int(struct.unpack_from("<I", body, place)[0])
 
+    def _lost(self, error: OSError) -> XGone:
+        if isinstance(error, ConnectionError):
+            return XGone(f"display :{self.number} is gone")
+        return XGone(f"display :{self.number} does not answer: {error}")
+
     def _request(self, request: bytes) -> None:
         self.sock.sendall(request)
         self.sent += 1
@@ -96,7 +101,7 @@ class XServer:
         try:
             return self._whole()
         except OSError as error:
-            raise XGone(f"display :{self.number} is gone: {error}") from error
+            raise self._lost(error) from error
 
     def round_trip(self, seconds: float) -> None:
         """Wait that long at most for an answer to a request made now; raises XGone.
@@ -111,7 +116,7 @@ class XServer:
         except TimeoutError:
             return  # it stands still, and is there
         except OSError as error:
-            raise XGone(f"display :{self.number} is gone: {error}") from error
+            raise self._lost(error) from error
         finally:
             self.sock.settimeout(PATIENCE)
 
@@ -122,7 +127,7 @@ class XServer:
         try:
             self._request(struct.pack("<BBHI", self.saver, 1, 2, self.root))
         except OSError as error:
-            raise XGone(f"display :{self.number} is gone: {error}") from error
+            raise self._lost(error) from error
         return True
 
     def idle(self) -> int | None:
