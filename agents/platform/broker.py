@@ -135,22 +135,23 @@ class BrokerProbe:
 
     async def check(self) -> None:
         """Raise BrokerUnreachable unless a broker answers within 2 s."""
-        await self._topics()
+        await self._topics(ANSWER_SECONDS)
 
     async def require(self, topics: Iterable[str]) -> None:
-        """Raise TopicMissing unless each topic is there.
+        """Raise TopicMissing unless each topic is there, BrokerUnreachable without an answer.
 
-        Faust ignores a topic that does not exist when it starts, for ever.
+        Faust ignores a topic that does not exist when it starts, for ever. Nothing can go on
+        without the answer, so a broker that is busy gets more time than for a check.
         """
-        missing = sorted(set(topics) - await self._topics())
+        missing = sorted(set(topics) - await self._topics(ADMIN_SECONDS))
         if missing:
             raise TopicMissing(
                 f"the broker has no topic {', '.join(missing)}", hint="Run `lucid topics apply`"
             )
 
-    async def _topics(self) -> set[str]:
+    async def _topics(self, seconds: float) -> set[str]:
         try:
-            async with asyncio.timeout(ANSWER_SECONDS):
+            async with asyncio.timeout(seconds):
                 return await self._ask()
         except (KafkaError, TimeoutError, OSError) as error:
             await self.close()
@@ -161,7 +162,7 @@ class BrokerProbe:
             self._client = AIOKafkaClient(
                 **kafka_options(self._settings),
                 client_id="lucid-health",
-                request_timeout_ms=int(ANSWER_SECONDS * 1000),
+                request_timeout_ms=int(ADMIN_SECONDS * 1000),
             )
             await self._client.bootstrap()
         metadata = await self._client.fetch_all_metadata()

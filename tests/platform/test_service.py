@@ -197,6 +197,37 @@ async def test_a_broker_that_answers_is_found_again_after_a_failure(stack: Any) 
         await probe.check()
 
 
+async def test_a_busy_broker_gets_more_time_to_name_its_topics_than_for_a_check(
+    stack: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, port = stack.kafka.split(":")
+    answers, tasks = asyncio.Event(), set()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await answers.wait()
+        there = await asyncio.open_connection(host, int(port))
+        for source, drain in ((reader, there[1]), (there[0], writer)):
+            tasks.add(asyncio.create_task(pump(source, drain)))
+
+    async def pump(source: asyncio.StreamReader, drain: asyncio.StreamWriter) -> None:
+        while data := await source.read(65536):
+            drain.write(data)
+        drain.close()
+
+    monkeypatch.setattr("agents.platform.broker.ANSWER_SECONDS", 0.2)
+    async with await asyncio.start_server(relay, "127.0.0.1", 0) as server:
+        here = "{}:{}".format(*server.sockets[0].getsockname())
+        async with BrokerProbe(stack.settings.model_copy(update={"kafka": here})) as probe:
+            with pytest.raises(BrokerUnreachable, match="no answer"):
+                await probe.check()
+            required = asyncio.create_task(probe.require([]))
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(required), 0.5)
+            answers.set()
+            await required
+    await asyncio.gather(*tasks)
+
+
 async def test_without_a_broker_a_service_exits_with_its_status(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
