@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from schemas.audit_chain import chain_started
 from schemas.audit_trail import Known
 from schemas.envelope import InvalidEvent
+from schemas.errors import quoted
 from schemas.notes import InvalidNote, Signer, Verifier, open_note, split_note, unbase64
 
 HEADS = "lucid/audit/1"
@@ -83,7 +84,7 @@ def _parse_line(line: str) -> Head:
     match = _LINE.fullmatch(line)
     hashed = unbase64(match[4]) if match else b""
     if match is None or len(hashed) != 32:
-        raise InvalidNote(f"{line[:120]!r} is not a chain's head")
+        raise InvalidNote(f"{quoted(line, 120)} is not a chain's head")
     try:
         chain_started(match[1])
     except InvalidEvent as error:

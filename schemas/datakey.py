@@ -21,7 +21,7 @@ from uuid import UUID
 
 import pyrage
 
-from schemas.errors import FormatError, LucidError
+from schemas.errors import FormatError, LucidError, quoted
 
 KEY_SIZE = 32
 MAX_WRAPPED = 64 * 1024  # some 400 recipients
@@ -82,7 +82,7 @@ def check_recipient(text: str) -> str:
         pyrage.x25519.Recipient.from_str(text)
     except Exception as error:
         raise InvalidRecipient(
-            f"{text[:80]!r} is not an age recipient", hint="Recipients start with age1"
+            f"{quoted(text)} is not an age recipient", hint="Recipients start with age1"
         ) from error
     return text
 

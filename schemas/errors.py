@@ -12,7 +12,18 @@ An error says what happened, to which session, partition or file, and what to do
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
+
+_SECRET = re.compile(r"AGE-SECRET-KEY-|PRIVATE\+KEY\+|PRIVATE KEY", re.IGNORECASE)
+
+
+def quoted(text: str, most: int = 80) -> str:
+    """The first characters of `text` for an error; of a private key not one.
+
+    Who names the wrong file of two must not find a secret in a terminal or a log.
+    """
+    return "a private key" if _SECRET.search(text) else repr(text[:most])
 
 
 class LucidError(Exception):

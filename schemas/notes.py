@@ -23,7 +23,7 @@ from uuid import UUID
 import nacl.bindings
 import nacl.exceptions
 
-from schemas.errors import FormatError
+from schemas.errors import FormatError, quoted
 from schemas.sessions import InvalidSessionId, parse_session_id
 
 ED25519 = b"\x01"
@@ -57,7 +57,7 @@ def unbase64(text: str) -> bytes:
     except (binascii.Error, ValueError):
         data = b""
     if not data or base64.b64encode(data).decode() != text:
-        raise InvalidNote(f"{text[:80]!r} is not canonical base64")
+        raise InvalidNote(f"{quoted(text)} is not canonical base64")
     return data
 
 
@@ -78,7 +78,7 @@ class Verifier:
         except InvalidNote:
             data = b""
         if not _NAME.fullmatch(name) or data[:1] != ED25519 or len(data) != 33:
-            raise InvalidKey(f"{text[:80]!r} is not a verifier key")
+            raise InvalidKey(f"{quoted(text)} is not a verifier key")
         if key_id != _key_id(name, data[1:]).hex():
             raise InvalidKey(f"the verifier key of {name} has key id {key_id}, not its own")
         return cls(name, data[1:])
@@ -166,7 +166,7 @@ def split_note(note: str) -> tuple[str, list[tuple[str, bytes]]]:
         match = _SIGNATURE.fullmatch(line)
         data = unbase64(match[2]) if match else b""
         if match is None or len(data) < 5:
-            raise InvalidNote(f"a note has a malformed signature line {line[:80]!r}")
+            raise InvalidNote(f"a note has a malformed signature line {quoted(line)}")
         signatures.append((match[1], data))
     body = text + "\n"
     if any(ord(char) < 0x20 and char != "\n" for char in body):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from agents.platform.keys import KeyProblem, load_identities, load_trusted, load_verifiers
 from agents.platform.settings import Settings
-from schemas.errors import LucidError
+from schemas.errors import LucidError, quoted
 from schemas.notes import InvalidKey, Verifier
 from schemas.verify_documents import Access
 
@@ -48,12 +48,12 @@ def _verifiers(text: str) -> list[Verifier]:
     except InvalidKey as error:
         if Path(text).exists():
             return load_verifiers(Path(text))
-        if text.startswith("PRIVATE+KEY+"):
+        if text.startswith(("PRIVATE+KEY+", "AGE-SECRET-KEY-")):
             raise InvalidTrust(
                 "--trust was given a private key", hint="Give the .vkey; now replace that key"
             ) from None
         raise InvalidTrust(
-            f"--trust {text[:120]!r} is neither a verifier key nor a file",
+            f"--trust {quoted(text, 120)} is neither a verifier key nor a file",
             hint="Give name+hash+base64 or a file with one such key a line, as trusted.txt",
         ) from error
 

@@ -107,7 +107,12 @@ def load_signer(settings: Settings, role: Role) -> Signer:
 
 def load_identities(path: Path) -> list[str]:
     """The age identities of a file, `#` lines left out; raises KeyProblem. The result is secret."""
-    found = _lines(read_key_file(path, private=True))
+    try:
+        found = _lines(read_key_file(path, private=True))
+    except KeyPermissions:
+        if "AGE-SECRET-KEY-" in read_key_file(path, private=False).upper():
+            raise
+        found = []  # a public file: that it holds no identity says more than its mode
     try:
         for line in found:
             pyrage.x25519.Identity.from_str(line)
@@ -156,7 +161,13 @@ def load_trusted(settings: Settings) -> list[Verifier]:
 def init_keys(settings: Settings, roles: Sequence[Role] = ROLES) -> list[KeyFile]:
     """Make what does not exist yet for the roles; never replaces a key. Returns all keys."""
     folder = settings.keys_dir
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise KeyUnreadable(
+            f"cannot make the folder {folder}: {error.strerror}",
+            hint="LUCID_HOME or LUCID_KEYS must name a folder that you may write to",
+        ) from error
     for role in roles:
         if role != "auditor":
             _make_signer(folder, role, settings.host)
@@ -203,10 +214,15 @@ def create_key_file(path: Path, make: Callable[[], str], mode: int = 0o600) -> N
 
 
 def _append(path: Path, line: str) -> None:
-    known = _lines(read_key_file(path, private=False)) if path.exists() else []
-    if line not in known:
-        with path.open("a") as file:
-            file.write(line + "\n")
+    text = read_key_file(path, private=False) if path.exists() else ""
+    if line not in _lines(text):
+        # People edit these files: a last line without its end must not run into the new one.
+        start = "" if not text or text.endswith("\n") else "\n"
+        try:
+            with path.open("a") as file:
+                file.write(f"{start}{line}\n")
+        except OSError as error:
+            raise KeyUnreadable(f"cannot write {path}: {error.strerror}") from error
 
 
 def show_keys(settings: Settings) -> list[KeyFile]:

@@ -45,3 +45,13 @@ def test_a_key_that_is_none_is_told_from_a_private_one() -> None:
     with pytest.raises(InvalidTrust, match="private key") as caught:
         load_access([], [RECORDER.to_text()], None)
     assert RECORDER.to_text().rpartition("+")[2] not in str(caught.value)
+
+
+def test_an_identity_given_as_a_trusted_key_is_not_quoted(identity: Path) -> None:
+    secret = identity.read_text().strip()
+    with pytest.raises(InvalidTrust, match="private key") as caught:
+        load_access([], [secret], None)
+    assert secret[-20:] not in str(caught.value)
+    with pytest.raises(KeyProblem, match="a private key is not a verifier key") as in_file:
+        load_access([], [str(identity)], None)
+    assert secret[-20:] not in str(in_file.value)

@@ -18,6 +18,7 @@ from agents.platform.keys import (
     load_recipients,
     load_signer,
     load_trusted,
+    load_verifiers,
     show_keys,
 )
 from agents.platform.settings import Settings
@@ -107,3 +108,45 @@ def test_a_storage_has_a_key_that_signs_and_opens_nothing(settings: Settings) ->
     names = {path.name for path in settings.keys_dir.iterdir()}
     assert names == {"storage.key", "storage.vkey", "trusted.txt"}
     assert load_signer(settings, "storage").name == "desk-1/storage"
+
+
+def test_a_private_key_given_as_a_public_one_is_not_quoted(settings: Settings) -> None:
+    init_keys(settings)
+    for name in ("recorder.key", "auditor.age", "token.pem"):
+        path = settings.keys_dir / name
+        if name == "token.pem":
+            path.write_text("-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2Vw\n")
+        secret = path.read_text().strip()
+        with pytest.raises(KeyUnreadable, match="a private key is not a verifier key") as caught:
+            load_verifiers(path)
+        assert secret.splitlines()[0][-20:] not in str(caught.value)
+        (settings.keys_dir / "recipients.txt").write_text(secret + "\n")
+        with pytest.raises(KeyUnreadable, match="a private key is not an age recipient"):
+            load_recipients(settings)
+
+
+def test_a_public_file_given_as_an_identity_is_told_to_hold_none(settings: Settings) -> None:
+    init_keys(settings)
+    with pytest.raises(KeyUnreadable, match="holds no age X25519 identity"):
+        load_identities(settings.keys_dir / "trusted.txt")
+    identity = settings.keys_dir / "auditor.age"
+    identity.chmod(0o644)
+    with pytest.raises(KeyPermissions, match="chmod 600"):
+        load_identities(identity)
+
+
+def test_an_edited_list_without_its_last_line_end_keeps_each_key_a_line(settings: Settings) -> None:
+    init_keys(settings, ["recorder"])
+    trusted = settings.keys_dir / "trusted.txt"
+    trusted.write_text(trusted.read_text().rstrip())
+    init_keys(settings, ["processor"])
+    assert [one.name.partition("/")[2] for one in load_trusted(settings)] == [
+        "recorder",
+        "processor",
+    ]
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(KeyUnreadable, match=r"cannot make the folder .* LUCID_HOME"):
+        init_keys(Settings.load(home=tmp_path / "file"))
