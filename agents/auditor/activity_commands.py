@@ -10,13 +10,11 @@ from collections.abc import Iterator
 from typing import Annotated, Any, TypeAlias, get_args
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from agents.auditor.commands import Identities, What, source_of, steps
 from agents.auditor.reading import frame_payloads, open_session
 from agents.auditor.traces import Export
-from agents.platform.output import AsJson, clock, print_json, print_wide
+from agents.platform.output import AsJson, Rows, clock, print_json, print_wide
 from schemas.activity import (
     CODEC_ACTIVITY,
     Clipboard,
@@ -73,11 +71,11 @@ def activity(
         entries = [_fields(time, entry) for time, entry in found]
         print_json({"session": session.opened.session, "entries": entries})
         return
-    table = Table(box=None, pad_edge=False)
+    table = Rows()
     for heading in ("time (UTC)", "type", "what"):
         table.add_column(heading, no_wrap=heading != "what")
     for time, entry in found:
-        table.add_row(clock(time, "milliseconds"), type_name(entry), Text(describe(entry)))
+        table.add_row(clock(time, "milliseconds"), type_name(entry), describe(entry))
     print_wide(table, 120)
 
 

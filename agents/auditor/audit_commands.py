@@ -11,13 +11,19 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import Progress
-from rich.table import Table
 
 from agents.auditor.trail import Wanted, check_trail, list_trail, load_heads, write_heads
-from agents.platform.letter_views import printable
-from agents.platform.output import AsJson, errors, print_json, print_wide, quiet
+from agents.platform.output import (
+    AsJson,
+    Rows,
+    errors,
+    mark,
+    plain,
+    print_json,
+    print_wide,
+    quiet,
+)
 from agents.platform.settings import Settings
 from schemas.audit import AuditEvent
 from schemas.audit_chain import Finding
@@ -87,13 +93,14 @@ def report_fields(report: TrailReport) -> dict[str, Any]:
 def _show(report: TrailReport) -> None:
     console = Console(highlight=False, soft_wrap=True)
     if report.chains:
-        table = Table(box=None, pad_edge=False)
+        table = Rows()
         for heading in ("writer", "chain", "entries", "from", "to", "result"):
             table.add_column(heading, no_wrap=True, justify=_justify(heading))
         for chain in report.chains:
             table.add_row(
-                _plain(chain.source), chain.chain, str(chain.entries),
-                _end(chain.first, chain.from_time), _end(chain.last, chain.to_time), _result(chain),
+                chain.source, chain.chain, str(chain.entries),
+                _end(chain.first, chain.from_time), _end(chain.last, chain.to_time),
+                mark(_result(chain)),
             )  # fmt: skip
         print_wide(table, 170)
     for chain in report.chains:
@@ -112,7 +119,7 @@ def _show(report: TrailReport) -> None:
 
 def _show_findings(console: Console, where: str, findings: Sequence[Finding]) -> None:
     for one in findings[:SHOWN]:
-        console.print(f"[red]{one.fault.value}[/] {where}{_plain(one.detail)}")
+        console.print(f"[red]{one.fault.value}[/] {plain(where + one.detail)}")
     if len(findings) > SHOWN:
         console.print(f"[red]and {len(findings) - SHOWN} more[/], --json has all")
 
@@ -122,12 +129,7 @@ def _justify(heading: str) -> Any:
 
 
 def _end(number: int | None, moment: str) -> str:
-    return "" if number is None else f"{number} {_plain(moment[:19])}"
-
-
-def _plain(text: str) -> str:
-    """Text of whoever may write to the topic, as a terminal can show it."""
-    return escape(printable(text.encode("utf-8", "backslashreplace")))
+    return "" if number is None else f"{number} {moment[:19]}"
 
 
 def _result(chain: ChainReport) -> str:
@@ -173,16 +175,14 @@ def list_command(
             "found": listing.found, "unreadable": listing.unreadable,
         })  # fmt: skip
         return
-    table = Table(box=None, pad_edge=False)
+    table = Rows()
     for heading in ("time (UTC)", "who", "from", "what", "about", "details"):
         table.add_column(heading, no_wrap=heading != "details")
     for _, event in listing.events:
         table.add_row(
             f"{event.time.astimezone(UTC):%Y-%m-%d %H:%M:%S}",
-            *map(_plain, (
-                event.user or "anonymous", event.address or event.source.rpartition("/")[2],
-                _word(event), event.subject, _details(event),
-            )),
+            event.user or "anonymous", event.address or event.source.rpartition("/")[2],
+            _word(event), event.subject, _details(event),
         )  # fmt: skip
     print_wide(table, 170)
     typer.echo(f"{len(listing.events)} of {listing.found} entries")

@@ -12,7 +12,6 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from agents.auditor.access import load_access
 from agents.auditor.bundle import open_bundle, save_bundle
@@ -20,7 +19,17 @@ from agents.auditor.files import whole_file
 from agents.auditor.reading import Newest, frame_payloads, open_session
 from agents.auditor.sessions import SessionSummary, list_sessions, show_session
 from agents.auditor.traces import Export, Form, verified
-from agents.platform.output import AsJson, clock, clock_utc, errors, print_json, print_wide
+from agents.platform.output import (
+    AsJson,
+    Rows,
+    clock,
+    clock_utc,
+    errors,
+    mark,
+    plain,
+    print_json,
+    print_wide,
+)
 from agents.platform.settings import Settings
 from agents.platform.stored_sessions import find_session
 from agents.platform.verification import Step, run_verification
@@ -97,11 +106,11 @@ def _show_report(report: Report) -> None:
     console = Console(highlight=False)
     totals = report.totals
     console.print(f"Session {report.session} ({report.source}): {MARKS[report.outcome.value]}")
-    table = Table(box=None, pad_edge=False)
+    table = Rows()
     for heading in ("check", "result"):
         table.add_column(heading)
     for line in report.areas:
-        table.add_row(line.area.value, MARKS[line.result])
+        table.add_row(line.area.value, mark(MARKS[line.result]))
     console.print(table)
     whole = "are proven by their leaves" if report.erasure else "are intact"
     console.print(
@@ -112,15 +121,16 @@ def _show_report(report: Report) -> None:
     if report.root:
         console.print(f"Root {report.root}")
     for signer in report.signers:
-        console.print(f"Signed by {signer}")
+        console.print(f"Signed by {plain(signer)}")
     for finding in report.findings:
         where = "" if finding.chunk is None else f" chunk {finding.chunk}:"
         color = "cyan" if finding.severity is Severity.ERASED else "red"
         console.print(
-            f"[{color}]{finding.verdict.value}[/]{where} {finding.detail}. {finding.advice}."
+            f"[{color}]{finding.verdict.value}[/]{where} {plain(finding.detail)}. "
+            f"{plain(finding.advice)}."
         )
     for skipped in report.unchecked:
-        console.print(f"[yellow]Not checked[/] {skipped.what}: {skipped.why}")
+        console.print(f"[yellow]Not checked[/] {plain(skipped.what)}: {plain(skipped.why)}")
 
 
 def bundle(
@@ -201,7 +211,7 @@ def list_command(
     if as_json:
         print_json({"sessions": [asdict(one) for one in found]})
         return
-    table = Table(box=None, pad_edge=False)
+    table = Rows()
     for heading in ("session", "state", "started (UTC)", "host"):
         table.add_column(heading, no_wrap=True)
     for heading in ("seconds", "frames", "chunks", "MB"):
@@ -232,7 +242,7 @@ def show_command(
     if as_json:
         print_json(fields)
         return
-    table = Table(box=None, pad_edge=False, show_header=False)
+    table = Rows(header=False)
     for name, value in fields.items():
         if name == "started":
             value = clock_utc(value)
@@ -241,4 +251,4 @@ def show_command(
         elif isinstance(value, dict):
             value = ", ".join(f"{key} {part}" for key, part in value.items())
         table.add_row(name.replace("_", " "), "" if value is None else str(value))
-    Console(highlight=False).print(table)
+    print_wide(table, 120)

@@ -8,11 +8,11 @@ from enum import StrEnum
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from agents.load.counting import Verdict
 from agents.load.latency import Summary
 from agents.load.watching import Sample
+from agents.platform.output import Rows
 
 LATE_SECONDS = 0.5  # of the generator, 99 in 100: beyond it, it did not keep its plan
 MOST_LISTED = 20
@@ -162,7 +162,7 @@ def show(report: Report, console: Console) -> None:
         f"{report.confirmed_rate / 1e6:.2f} MB/s",
         soft_wrap=True,
     )
-    table = Table(box=None, pad_edge=False)
+    table = Rows()
     for heading in ("seconds from the intended time", "p50", "p90", "p99", "p99.9", "most", "of"):
         table.add_column(heading, justify="left" if heading[0] == "s" else "right")
     rows = (("to the broker's confirmation", report.confirmed), ("of a chunk, to stored",

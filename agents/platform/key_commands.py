@@ -7,10 +7,9 @@ from enum import StrEnum
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from agents.platform.keys import ROLES, KeyFile, init_keys, show_keys
-from agents.platform.output import AsJson, print_json, print_wide
+from agents.platform.output import AsJson, Rows, print_json, print_wide
 from agents.platform.settings import Settings
 
 app = typer.Typer(help="Make and show identities.", no_args_is_help=True)
@@ -32,7 +31,7 @@ def _show(settings: Settings, keys: Sequence[KeyFile], as_json: bool) -> None:
         fields = ("name", "role", "kind", "public", "path", "mode")
         print_json({"keys": [{name: str(getattr(key, name)) for name in fields} for key in keys]})
         return
-    table = Table(box=None, pad_edge=False)
+    table = Rows()
     for heading in ("file", "mode", "what it does", "public part"):
         table.add_column(heading, no_wrap=True, overflow="fold")
     for key in keys:

@@ -8,11 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-from rich.text import Text
-
 from agents.platform.letter_box import Entry, LetterProblem
-from agents.platform.output import print_wide
+from agents.platform.output import Rows, print_wide
 
 PREVIEW = 256  # bytes of a value that are shown
 
@@ -63,7 +60,7 @@ def letter_fields(entry: Entry) -> dict[str, Any]:
 
 
 def print_letters(entries: Sequence[Entry]) -> None:
-    table = Table(box=None, pad_edge=False)
+    table = Rows()
     for heading in ("letter", "refused at", "key", "kind", "bytes", "try", "state", "reason"):
         right = heading in ("bytes", "try")
         table.add_column(
@@ -77,7 +74,7 @@ def print_letters(entries: Sequence[Entry]) -> None:
             str(entry.size), str(letter.tries), entry.state,
             f"{letter.code}: {shortened(letter.reason)}",
         )  # fmt: skip
-        table.add_row(*(Text(printable(cell.encode())) for cell in cells))
+        table.add_row(*cells)
     print_wide(table, 200)
 
 

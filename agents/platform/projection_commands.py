@@ -10,12 +10,19 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from agents.platform.audit import Audit
 from agents.platform.catalog import Catalog
 from agents.platform.contract import ensure_contract
-from agents.platform.output import AsJson, errors, print_json, print_wide, quiet
+from agents.platform.output import (
+    AsJson,
+    Rows,
+    errors,
+    plain,
+    print_json,
+    print_wide,
+    quiet,
+)
 from agents.platform.producer import Producer
 from agents.platform.projections import REGISTRY, find_projection, read_alias, wall_clock
 from agents.platform.reader import open_reader
@@ -35,7 +42,7 @@ def list_command(as_json: AsJson = False) -> None:
     if as_json:
         print_json({"projections": found})
         return
-    table = Table(box=None, pad_edge=False)
+    table = Rows()
     for heading in ("projection", "built from", "collection", "documents", "state"):
         table.add_column(heading, justify="right" if heading == "documents" else "left")
     for one in found:
@@ -43,7 +50,7 @@ def list_command(as_json: AsJson = False) -> None:
             one["projection"], one["topic"], one["collection"], str(one["documents"]),
             one["state"],
         )  # fmt: skip
-    print_wide(table, 80)
+    print_wide(table, 120)
 
 
 async def list_projections(settings: Settings) -> list[dict[str, Any]]:
@@ -114,6 +121,6 @@ def _show(result: Rebuilt, seconds: float) -> None:
     )
     for what, keys in (("Corrected", result.corrected), ("Carried over", result.carried)):
         for key in keys[:SHOWN]:
-            console.print(f"[yellow]{what}[/] {key}")
+            console.print(f"[yellow]{what}[/] {plain(key)}")
         if len(keys) > SHOWN:
             console.print(f"[yellow]{what}[/] {len(keys) - SHOWN} more; --json has all")

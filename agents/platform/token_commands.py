@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from agents.platform.audit import Audit
 from agents.platform.contract import load_contract
-from agents.platform.output import AsJson, print_json, print_wide, quiet, say
+from agents.platform.output import AsJson, Rows, print_json, print_wide, quiet, say
 from agents.platform.producer import Producer
 from agents.platform.redis_client import RedisClient, RedisUnreachable
 from agents.platform.retry import Transient, Unreachable
@@ -200,11 +198,11 @@ def revoked_command(as_json: AsJson = False) -> None:
     if as_json:
         print_json({"revoked": [entry.model_dump() for entry in found]})
         return
-    table = Table(box=None, pad_edge=False)
+    table = Rows()
     for heading in ("token", "revoked at", "listed until", "reason"):
         table.add_column(heading, no_wrap=heading != "reason", overflow="fold")
     for entry in found:
-        table.add_row(entry.jti, moment(entry.at), moment(entry.until), Text(entry.reason))
+        table.add_row(entry.jti, moment(entry.at), moment(entry.until), entry.reason)
     print_wide(table, 120)
     typer.echo(f"{len(found)} revoked tokens")
 
@@ -234,7 +232,7 @@ def list_command(as_json: AsJson = False) -> None:
     if as_json:
         print_json({"keys": [_fields(key) for key in found]})
         return
-    table = Table(box=None, pad_edge=False)
+    table = Rows()
     for heading in ("key", "made", "signs", "verifies until"):
         table.add_column(heading, no_wrap=True)
     for key in found:

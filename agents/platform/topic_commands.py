@@ -9,10 +9,9 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from agents.platform.contract import apply_contract, load_contract, read_broker
-from agents.platform.output import AsJson, print_json
+from agents.platform.output import AsJson, Rows, print_json
 from agents.platform.settings import Settings
 from schemas.asyncapi import asyncapi_document
 from schemas.topics import Drift, diff
@@ -33,7 +32,7 @@ def _show(drift: Sequence[Drift], as_json: bool, *, none: str, some: str) -> Non
     if not drift:
         typer.echo(none)
         return
-    table = Table(box=None, pad_edge=False)
+    table = Rows()
     for heading in ("topic", "setting", "broker has", "contract wants", ""):
         table.add_column(heading)
     for one in drift:

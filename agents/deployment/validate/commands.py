@@ -6,14 +6,13 @@ import hashlib
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from agents.deployment.services import SERVICES, present
 from agents.deployment.validate.engine import docker
 from agents.deployment.validate.findings import COLUMNS, Report
 from agents.deployment.validate.validating import validate
 from agents.platform.contract import contract_text
-from agents.platform.output import AsJson, print_json, print_wide
+from agents.platform.output import AsJson, Rows, mark, plain, print_json, print_wide
 from agents.platform.service import version
 from agents.platform.settings import Settings
 from agents.run import ROOMS
@@ -59,7 +58,7 @@ def containers(as_json: AsJson = False) -> None:
 
 def show(report: Report) -> None:
     """A line for each container, then what is wrong, one line each."""
-    table = Table(box=None, pad_edge=False)
+    table = Rows()
     table.add_column("container", no_wrap=True)
     for check in COLUMNS:
         table.add_column(check)
@@ -68,14 +67,16 @@ def show(report: Report) -> None:
         by_subject.setdefault(one.subject, {})[one.check] = one.verdict
     for subject, verdicts in by_subject.items():
         if subject != "stack":
-            cells = (_MARKS.get(verdicts.get(check, ""), "–") for check in COLUMNS)
+            cells = (mark(_MARKS.get(verdicts.get(check, ""), "–")) for check in COLUMNS)
             table.add_row(subject, *cells)
     print_wide(table, 150)
     console = Console(highlight=False)
     console.print(_LEGEND, soft_wrap=True)
     for one in report.findings:
         if one.subject == "stack":
-            console.print(f"{one.check:<10}{_MARKS[one.verdict]}  {one.detail}", soft_wrap=True)
+            console.print(
+                f"{one.check:<10}{_MARKS[one.verdict]}  {plain(one.detail)}", soft_wrap=True
+            )
     for one in report.failures:
         console.print(f"[red]FAILED[/]  {one.subject}: {one.check}: ", end="")
         console.print(one.detail, markup=False, soft_wrap=True)

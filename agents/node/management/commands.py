@@ -9,13 +9,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, TypeVar
 
 import typer
-from rich.table import Table
 
 from agents.node.management.asking import order
 from agents.node.management.keeper import States
 from agents.platform.catalog import Catalog
 from agents.platform.contract import load_contract
-from agents.platform.output import AsJson, Why, clock, print_json, print_wide, quiet
+from agents.platform.output import AsJson, Rows, Why, clock, print_json, print_wide, quiet
 from agents.platform.settings import Settings
 from agents.platform.topic_reader import read_topic
 from schemas.errors import FormatError, LucidError
@@ -133,7 +132,7 @@ def list_nodes(as_json: AsJson = False) -> None:
     if as_json:
         print_json({"nodes": [facts(one, homes) for one in nodes]})
         return
-    table = Table(box=None, pad_edge=False)
+    table = Rows()
     for heading in (
         "node",
         "state",
@@ -196,7 +195,7 @@ def credits(
     if as_json:
         print_json({"credits": [one.model_dump(mode="json") for one in found]})
         return
-    table = Table(box=None, pad_edge=False)
+    table = Rows()
     for heading in ("node", "credits", "relayed", "proofs", "signatures", "minutes", "rows"):
         table.add_column(heading, no_wrap=True)
     for one in found:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from agents.node.management.asking import order
 from agents.node.management.commands import Node, reading, tell
 from agents.node.management.keeper import States
-from agents.platform.output import AsJson, Why, print_json, print_wide
+from agents.platform.output import AsJson, Rows, Why, print_json, print_wide
 from schemas.node_payouts import PayoutState
 
 app = typer.Typer(help="Requests to pay for work; nothing here pays.", no_args_is_help=True)
@@ -84,7 +83,7 @@ def list_payouts(
         names = {"version", "done"}
         print_json({"payouts": [one.model_dump(mode="json", exclude=names) for one in found]})
         return
-    table = Table(box=None, pad_edge=False)
+    table = Rows()
     for heading in ("payout", "node", "amount", "state", "retries", "reason"):
         table.add_column(heading, no_wrap=True)
     for one in found:

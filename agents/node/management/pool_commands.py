@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from agents.node.management.asking import order
 from agents.node.management.commands import Node, NoSuchNode, reading, tell
 from agents.node.management.keeper import States
-from agents.platform.output import AsJson, Why, clock, print_json, print_wide
+from agents.platform.output import AsJson, Rows, Why, clock, print_json, print_wide
 from schemas.node_pools import PoolState
 
 app = typer.Typer(help="Pools of nodes.", no_args_is_help=True)
@@ -71,7 +70,7 @@ def list_pools(as_json: AsJson = False) -> None:
     if as_json:
         print_json({"pools": [_facts(one) for one in found]})
         return
-    table = Table(box=None, pad_edge=False)
+    table = Rows()
     for heading in ("pool", "state", "active", "members", "last hint (UTC)"):
         table.add_column(heading, no_wrap=True)
     for one in found:

@@ -12,8 +12,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
+from agents.platform.output import Rows, mark
 from agents.platform.settings import Settings
 from agents.platform.stack import supervisor
 from agents.platform.stack.supervisor import ServerStatus
@@ -75,17 +75,18 @@ class _Steps:
 
 
 def _print_status(settings: Settings, rows: list[ServerStatus]) -> None:
-    table = Table(box=None, pad_edge=False)
+    table = Rows()
     for heading in ("server", "state", "address", "pid", "version"):
         table.add_column(heading, overflow="fold")
     for row in rows:
         cells = [row.address, row.pid, row.version]
-        state = f"[{_STYLES[row.state]}]{row.state}[/]"
-        shown = [escape(str(cell)) if cell is not None else "–" for cell in cells]
-        table.add_row(row.title, state, *shown)
+        state = mark(f"[{_STYLES[row.state]}]{row.state}[/]")
+        table.add_row(row.title, state, *("–" if cell is None else str(cell) for cell in cells))
     console = Console()
     console.print(table)
-    console.print(f"Logs: {settings.stack_dir / 'logs'}", highlight=False, soft_wrap=True)
+    console.print(
+        f"Logs: {settings.stack_dir / 'logs'}", highlight=False, markup=False, soft_wrap=True
+    )
 
 
 def _print_json(value: object) -> None:

@@ -6,11 +6,19 @@ import asyncio
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from agents.platform.contract import load_contract
 from agents.platform.ordering import Orders
-from agents.platform.output import AsJson, Wait, Why, clock_utc, print_json, print_wide, quiet
+from agents.platform.output import (
+    AsJson,
+    Rows,
+    Wait,
+    Why,
+    clock_utc,
+    print_json,
+    print_wide,
+    quiet,
+)
 from agents.platform.settings import Settings
 from agents.platform.topic_reader import read_topic
 from agents.rdp.controller.errors import NoSuchSession
@@ -54,7 +62,7 @@ def list_sessions(
     if as_json:
         print_json({"sessions": [_facts(one) for one in shown]})
         return
-    table = Table(box=None, pad_edge=False)
+    table = Rows()
     for title in ("session", "state", "user", "display", "clients", "server", "recording", "since"):
         table.add_column(title)
     for one in shown:
@@ -74,13 +82,13 @@ def show(session: Session, as_json: AsJson = False) -> None:
         happened = [_line(event) for event in _in_order(story)]
         print_json({**_facts(story), "events": happened})
         return
-    table = Table(box=None, pad_edge=False, show_header=False)
+    table = Rows(header=False)
     for name, value in _facts(story).items():
         if name != "connections":
             text = clock_utc(value) if name in ("created", "changed") else str(value)
             table.add_row(name, text if value not in (None, "", []) else "-")
     print_wide(table, 100)
-    table = Table(box=None, pad_edge=False, show_header=False)
+    table = Rows(header=False)
     for event in _in_order(story):
         line = _line(event)
         table.add_row(line["time"], line["what"], line["state"], line["reason"])

@@ -8,11 +8,19 @@ from uuid import UUID
 
 import typer
 from pydantic import ValidationError
-from rich.table import Table
 
 from agents.platform.catalog import Catalog, Document
 from agents.platform.ordering import Orders
-from agents.platform.output import AsJson, Wait, Why, clock_utc, print_json, print_wide, quiet
+from agents.platform.output import (
+    AsJson,
+    Rows,
+    Wait,
+    Why,
+    clock_utc,
+    print_json,
+    print_wide,
+    quiet,
+)
 from agents.platform.settings import Settings
 from agents.rdp.server_manager.keeper import SERVERS
 from agents.rdp.server_manager.ports import PORTS
@@ -125,7 +133,7 @@ def list_servers(
     if as_json:
         print_json({"servers": [_public(one) for one in shown]})
         return
-    table = Table(box=None, pad_edge=False)
+    table = Rows()
     for title in ("name", "state", "host", "port", "size", "security", "owner", "id", "reason"):
         table.add_column(title)
     for one in shown:
@@ -145,7 +153,7 @@ def show(name: Name, as_json: AsJson = False) -> None:
     if as_json:
         print_json(found)
         return
-    table = Table(box=None, pad_edge=False, show_header=False)
+    table = Rows(header=False)
     for title, value in _flat(found):
         table.add_row(title, value)
     print_wide(table, 100)
@@ -159,7 +167,7 @@ def ports(as_json: AsJson = False) -> None:
     if as_json:
         print_json({"ports": [{k: v for k, v in one.items() if k != "_id"} for one in shown]})
         return
-    table = Table(box=None, pad_edge=False)
+    table = Rows()
     for title in ("host", "port", "state", "server", "until", "reason"):
         table.add_column(title)
     for one in shown:

@@ -18,7 +18,6 @@ import typer
 from prometheus_client import CollectorRegistry
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from agents.platform.audit import Audit
 from agents.platform.blobs import Blobs
@@ -26,7 +25,16 @@ from agents.platform.catalog import Catalog
 from agents.platform.contract import Contract, ensure_contract
 from agents.platform.eventbus import EventBus
 from agents.platform.keys import KeyProblem, load_identities, load_signer, load_trusted
-from agents.platform.output import AsJson, errors, print_json, print_wide, quiet
+from agents.platform.output import (
+    AsJson,
+    Rows,
+    errors,
+    mark,
+    plain,
+    print_json,
+    print_wide,
+    quiet,
+)
 from agents.platform.producer import Producer
 from agents.platform.reader import TopicReader, open_reader
 from agents.platform.settings import Settings
@@ -301,7 +309,7 @@ MARKS = {"identical": "[green]identical[/]", "repaired": "[green]repaired[/]",
 
 
 def _show(report: Report) -> None:
-    table = Table(box=None, pad_edge=False)
+    table = Rows()
     for heading in ("session", "result"):
         table.add_column(heading, no_wrap=True)
     for heading in ("chunks", "identical"):
@@ -309,7 +317,7 @@ def _show(report: Report) -> None:
     table.add_column("root", no_wrap=True)
     for found in report.results:
         table.add_row(
-            found.session, MARKS[found.outcome], str(found.chunks), str(found.identical),
+            found.session, mark(MARKS[found.outcome]), str(found.chunks), str(found.identical),
             found.root[:16] + ("" if found.manifest else " (not ended)"),
         )  # fmt: skip
     console = Console(highlight=False, soft_wrap=True)
@@ -319,25 +327,25 @@ def _show(report: Report) -> None:
         console.print("No session opens there, nothing was compared")
     for found in report.results:
         for text in filter(None, (found.problem, found.unopened)):
-            console.print(f"{found.session}: {text}")
+            console.print(f"{found.session}: {plain(text)}")
         for code, count in found.refused.items():
             console.print(f"{found.session}: {count} records are refused ({code})")
     _show_differences(report)
     for one in report.passed:
-        console.print(f"[yellow]Not replayed[/] {one.session}: {one.reason} "
+        console.print(f"[yellow]Not replayed[/] {plain(one.session)}: {plain(one.reason)} "
                       f"({one.partition}:{one.offset})")  # fmt: skip
     raw = sum(found.raw_bytes for found in report.results)
     rate = raw / 1e6 / report.seconds if report.seconds else 0
     console.print(f"{raw / 1e6:.1f} MB of records in {report.seconds:.1f} s, {rate:.0f} MB/s")
     if report.out is not None:
-        console.print(f"What the log gave is in {report.out}")
+        console.print(f"What the log gave is in {plain(str(report.out))}")
 
 
 def _show_differences(report: Report) -> None:
     rows = [(found, row) for found in report.results for row in found.differences]
     if not rows:
         return
-    table = Table(box=None, pad_edge=False)
+    table = Rows()
     for heading in ("session", "file", "difference", "log gives", "stored", "what came of it"):
         table.add_column(heading)
     for found, row in rows:

@@ -14,13 +14,12 @@ import typer
 from pydantic import ByteSize, TypeAdapter, ValidationError
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
-from rich.table import Table
 
 from agents.platform.blobs import Blobs
 from agents.platform.catalog import Catalog
 from agents.platform.contract import load_contract
 from agents.platform.eventbus import EventBus
-from agents.platform.output import AsJson, errors, print_json, print_wide, quiet
+from agents.platform.output import AsJson, Rows, errors, print_json, print_wide, quiet
 from agents.platform.producer import Producer
 from agents.platform.settings import Settings
 from agents.session.storage.damage import Finding
@@ -104,7 +103,7 @@ def _bytes(text: str) -> int:
 def _show(findings: Sequence[Finding]) -> None:
     if not findings:
         return
-    table = Table(box=None, pad_edge=False)
+    table = Rows()
     for heading in ("session", "file", "verdict"):
         table.add_column(heading, no_wrap=True)
     for heading in ("expected", "found", "what to do"):

@@ -8,10 +8,9 @@ from typing import Annotated, Any
 
 import typer
 from pydantic import TypeAdapter, ValidationError
-from rich.table import Table
 
 from agents.platform.audit import acting_user
-from agents.platform.output import AsJson, clock, print_json, print_wide, quiet, say
+from agents.platform.output import AsJson, Rows, clock, print_json, print_wide, quiet, say
 from agents.platform.projections import wall_clock
 from agents.platform.settings import Settings
 from agents.session.storage.retention import House, open_house
@@ -122,7 +121,7 @@ def list_command(as_json: AsJson = False) -> None:
     if as_json:
         print_json({"holds": [hold_fields(one) for one in found]})
         return
-    table = Table(box=None, pad_edge=False)
+    table = Rows()
     for heading in ("hold", "on", "set at (UTC)", "by"):
         table.add_column(heading, no_wrap=True)
     table.add_column("reason", overflow="fold")

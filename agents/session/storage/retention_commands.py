@@ -14,10 +14,18 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from agents.platform.keys import load_signer
-from agents.platform.output import AsJson, clock, errors, print_json, print_wide, quiet
+from agents.platform.output import (
+    AsJson,
+    Rows,
+    clock,
+    errors,
+    mark,
+    print_json,
+    print_wide,
+    quiet,
+)
 from agents.platform.settings import Settings
 from agents.session.storage.retention import House, open_house, rows_to_do
 from agents.session.storage.retention_erasing import Done
@@ -150,7 +158,7 @@ def done_fields(one: Done) -> dict[str, Any]:
 
 def show_plan(found: Plan) -> None:
     """A table and a line of totals."""
-    table = Table(box=None, pad_edge=False)
+    table = Rows()
     for heading in ("session", "project", "ended (UTC)", "what", "policy", "action"):
         table.add_column(heading, no_wrap=True)
     table.add_column("MB", justify="right")
@@ -160,7 +168,7 @@ def show_plan(found: Plan) -> None:
         color = COLORS[row.action]
         table.add_row(
             row.session, row.project[:30], clock(row.ended, "minutes"), row.stage,
-            f"{row.rule.scope} {days_text(row.rule.keep)}", f"[{color}]{row.action}[/]",
+            f"{row.rule.scope} {days_text(row.rule.keep)}", mark(f"[{color}]{row.action}[/]"),
             f"{row.size / 1e6:.1f}", ", ".join(row.held_by), row.why,
         )  # fmt: skip
     if found.rows:
@@ -178,7 +186,7 @@ def show_done(done: Sequence[Done]) -> None:
     if not done:
         Console(highlight=False).print("Nothing was deleted")
         return
-    table = Table(box=None, pad_edge=False)
+    table = Rows()
     for heading in ("session", "what", "result"):
         table.add_column(heading, no_wrap=True)
     table.add_column("MB", justify="right")
