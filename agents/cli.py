@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import sys
+from typing import Annotated
 
 import typer
 
@@ -22,6 +24,8 @@ from agents.platform import (
     token_commands,
     topic_commands,
 )
+from agents.platform.output import shown
+from agents.platform.service import version as installed_version
 from agents.platform.stack import commands as stack
 from agents.rdp.controller import commands as rdp_sessions
 from agents.rdp.server_manager import commands as rdp
@@ -31,6 +35,9 @@ from agents.session.recorder import commands as recorder
 from agents.session.storage import commands as storage
 from agents.session.storage import hold_commands, retention_commands
 from schemas.errors import LucidError
+
+IO_ERROR = 74  # EX_IOERR of sysexits.h
+OF_OUTPUT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 app = typer.Typer(
     name="lucid",
@@ -70,14 +77,39 @@ app.command("activity")(activity_commands.activity)
 app.command("replay")(processor.replay)
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"lucid {installed_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def lucid(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", is_eager=True, callback=_show_version),
+    ] = False,
+) -> None:
+    """Records remote-desktop sessions as evidence that anyone can check."""
+
+
 def main() -> int:
-    """Run the command; an error of Lucid's own is one line that says what to do."""
+    """Run the command; an error of Lucid's own is one line that says what to do.
+
+    So is one of the disk: results go to standard output, which may be a file on a full one.
+    """
     try:
         points.arm()
         app()
     except LucidError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {shown(str(error))}", file=sys.stderr)
         return error.exit_status
+    except OSError as error:
+        if error.filename is None and error.errno not in OF_OUTPUT:
+            raise
+        what = error.filename or "the output cannot be written"
+        print(f"error: {shown(str(what))}: {error.strerror}", file=sys.stderr)
+        return IO_ERROR
     return 0
 
 

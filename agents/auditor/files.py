@@ -7,6 +7,7 @@ FileProblem
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from schemas.errors import LucidError
+
+WITHOUT_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 class FileProblem(LucidError):
@@ -36,16 +39,14 @@ def whole_file(path: Path, *, force: bool) -> Iterator[Path]:
 
     Raises FileExists, unless `force`, and FileUnwritable, also for an OSError of the body.
     """
-    if path.is_dir():
-        raise FileUnwritable(f"{path} is a folder", hint="Name a file in it")
-    if path.exists() and not force:
-        raise FileExists(f"{path} exists already", hint="--force replaces it")
     temporary: Path | None = None
     try:
+        if path.is_dir():
+            raise FileUnwritable(f"{path} is a folder", hint="Name a file in it")
+        if path.exists() and not force:
+            raise FileExists(f"{path} exists already", hint="--force replaces it")
         # The suffix stays the last one: libraries tell formats by it.
-        handle, name = tempfile.mkstemp(
-            prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent
-        )
+        handle, name = tempfile.mkstemp(prefix=".lucid-", suffix=path.suffix, dir=path.parent)
         os.close(handle)
         temporary = Path(name)
         yield temporary
@@ -65,7 +66,8 @@ def whole_file(path: Path, *, force: bool) -> Iterator[Path]:
 def _publish(temporary: Path, path: Path, force: bool) -> None:
     descriptor = os.open(temporary, os.O_RDWR)
     try:
-        os.fchmod(descriptor, 0o600)
+        with suppress(PermissionError):  # a file system without modes, as on a memory stick
+            os.fchmod(descriptor, 0o600)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
@@ -86,4 +88,18 @@ def _link(temporary: Path, path: Path) -> None:
         os.link(temporary, path)
     except FileExistsError as error:
         raise FileExists(f"{path} appeared meanwhile", hint="--force replaces it") from error
-    temporary.unlink()
+    except OSError as error:
+        if error.errno not in WITHOUT_LINKS:
+            raise
+        _take_name(temporary, path)
+    else:
+        temporary.unlink()
+
+
+def _take_name(temporary: Path, path: Path) -> None:
+    """The same where there are no hard links, as on a memory stick: the name first."""
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError as error:
+        raise FileExists(f"{path} appeared meanwhile", hint="--force replaces it") from error
+    os.replace(temporary, path)

@@ -14,16 +14,15 @@ import uvloop
 from pydantic import ByteSize, TypeAdapter, ValidationError
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
 
 from agents.load.driver import Driver
 from agents.load.limit import Search
-from agents.load.plots import require_plots, write_report
+from agents.load.plots import require_folder, require_plots, write_report
 from agents.load.report import Outcome, Report, show
 from agents.load.running import LoadOrder, run_load
 from agents.load.schedule import Arrival, Plan
 from agents.load.watching import Watch, drained
-from agents.platform.output import AsJson, errors, print_json, quiet, say
+from agents.platform.output import AsJson, Rows, errors, print_json, quiet, say
 from agents.platform.settings import Settings
 from schemas.errors import LucidError
 
@@ -87,6 +86,7 @@ def load(
                       objective)  # fmt: skip
     if report is not None:
         require_plots()
+        require_folder(report)
     settings = Settings.load()
     quiet()
     if find_limit:
@@ -142,9 +142,9 @@ async def _show(driver: Driver, watch: Watch) -> None:
             view.update(_table(driver, watch), refresh=True)
 
 
-def _table(driver: Driver, watch: Watch) -> Table:
+def _table(driver: Driver, watch: Watch) -> Rows:
     """Where a load is."""
-    table = Table(box=None, pad_edge=False, show_header=False)
+    table = Rows(header=False)
     last = watch.samples[-1] if watch.samples else None
     seconds = max(0.0, last.at) if last is not None else 0.0
     table.add_row(f"{seconds:.0f} of {driver.plan.seconds:.0f} s", f"{driver.running} sessions",
@@ -157,7 +157,7 @@ def _table(driver: Driver, watch: Watch) -> Table:
                       *(f"{name} lag {'-' if lag is None else lag}"
                         for name, lag in last.lag.items()))  # fmt: skip
     for problem in driver.problems:
-        table.add_row(f"[red]{problem}")
+        table.add_row(problem, style="red")
     return table
 
 

@@ -1,7 +1,8 @@
 """A report as pictures: a PNG, and one HTML file that needs nothing beside it.
 
 LucidError
-└── NoPlots      matplotlib is not installed
+├── NoPlots      matplotlib is not installed
+└── NoFolder     the folder for the report cannot be made or written to
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import html
 import importlib.util
 import io
 import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,25 @@ class NoPlots(LucidError):
     """The report cannot be drawn."""
 
     exit_status = 78
+
+
+class NoFolder(LucidError):
+    """There is nowhere to put the report."""
+
+    exit_status = 73
+
+
+def require_folder(folder: Path) -> None:
+    """Make the folder; raise NoFolder if it takes no files: before a long run, not behind it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise NoFolder(
+            f"cannot write to the folder {folder}: {error.strerror or error}",
+            hint="--report names one that is yours and has room",
+        ) from error
 
 
 def require_plots() -> None:

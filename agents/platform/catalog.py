@@ -40,7 +40,7 @@ from pymongo import ASCENDING, DESCENDING
 from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError, WriteError
 
 from agents.platform.retry import CatalogUnreachable, Permanent
-from agents.platform.settings import Settings
+from agents.platform.settings import Settings, SettingsError
 from agents.platform.tls import handshake_advice, mongo_options
 from schemas.chunks import ChunkHeader
 from schemas.manifests import manifest_hash
@@ -163,6 +163,26 @@ def _typed() -> Iterator[None]:
         ) from error
 
 
+def _client(settings: Settings) -> AsyncIOMotorClient[Document]:
+    """The driver's client, not connected yet; raises SettingsError."""
+    url = settings.mongo_url()
+    try:
+        return AsyncIOMotorClient(
+            url,
+            **mongo_options(settings),
+            serverSelectionTimeoutMS=ANSWER_MS,
+            connectTimeoutMS=ANSWER_MS,
+            socketTimeoutMS=30_000,
+            tz_aware=True,
+        )
+    except (PyMongoError, ValueError) as error:
+        # What the driver says may quote a part of the URL, and so of a password.
+        raise SettingsError(
+            "LUCID_MONGO is not a MongoDB URL",
+            hint="Write mongodb://[USER:PASSWORD@]HOST:PORT/, with @ of a password as %40",
+        ) from error
+
+
 class Catalog:
     """A connection to the catalog; every method raises CatalogUnreachable.
 
@@ -170,14 +190,7 @@ class Catalog:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._client: AsyncIOMotorClient[Document] = AsyncIOMotorClient(
-            settings.mongo_url(),
-            **mongo_options(settings),
-            serverSelectionTimeoutMS=ANSWER_MS,
-            connectTimeoutMS=ANSWER_MS,
-            socketTimeoutMS=30_000,
-            tz_aware=True,
-        )
+        self._client = _client(settings)
         self._database = self._client[settings.database]
 
     async def __aenter__(self) -> Self:

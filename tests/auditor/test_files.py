@@ -68,3 +68,34 @@ def test_a_folder_and_a_folder_that_is_not_there(tmp_path: Path) -> None:
         write(tmp_path, b"")
     with pytest.raises(FileUnwritable, match="none"):
         write(tmp_path / "none" / "a", b"")
+
+
+def test_a_name_that_is_too_long_is_told(tmp_path: Path) -> None:
+    with pytest.raises(FileUnwritable, match="File name too long"):
+        write(tmp_path / ("a" * 300 + ".png"), b"")
+    longest = tmp_path / ("a" * 251 + ".png")
+    write(longest, b"data")
+    assert [one.name for one in tmp_path.iterdir()] == [longest.name]
+
+
+def test_a_disk_without_links_and_modes_takes_a_file_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", refuse)
+    monkeypatch.setattr("os.fchmod", refuse)
+    path = tmp_path / "a.lucid"
+    write(path, b"data")
+    assert path.read_bytes() == b"data"
+
+    def take_the_name() -> None:
+        with whole_file(tmp_path / "b.lucid", force=False) as temporary:
+            temporary.write_bytes(b"mine")
+            (tmp_path / "b.lucid").write_bytes(b"theirs")
+
+    with pytest.raises(FileExists):
+        take_the_name()
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["a.lucid", "b.lucid"]
+    assert (tmp_path / "b.lucid").read_bytes() == b"theirs"

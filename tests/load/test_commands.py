@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +12,7 @@ from rich.console import Console
 
 from agents.load import commands
 from agents.load.limit import Search
+from agents.load.plots import NoFolder, require_folder
 from agents.load.report import Counts, Outcome, Report
 from agents.load.running import LoadOrder, _missed, run_load
 from agents.load.schedule import Plan
@@ -75,3 +77,11 @@ def test_an_objective_is_missed_by_more_or_by_nothing() -> None:
     assert _missed(None, None) == _missed(2.0, 1.9) == ""
     assert "no chunk was seen" in _missed(2.0, None)
     assert _missed(2.0, 2.5) == "a chunk was stored after 2.50 s (p99), the objective is 2 s"
+
+
+def test_a_folder_that_takes_no_report_is_told_before_the_run(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NoFolder, match="cannot write to the folder"):
+        require_folder(tmp_path / "file")
+    require_folder(tmp_path / "new" / "one")
+    assert list((tmp_path / "new" / "one").iterdir()) == []

@@ -13,7 +13,8 @@ import pytest
 import uvicorn
 from cryptography.hazmat.primitives import serialization
 
-from agents.platform.settings import Settings
+from agents.platform.catalog import Catalog
+from agents.platform.settings import Settings, SettingsError
 from agents.platform.tls import (
     TlsSettingsError,
     client_context,
@@ -206,3 +207,14 @@ def test_a_certificate_of_our_own_is_checked_at_the_start(pki: Pki, tmp_path: Pa
         server_tls(tmp_path / "none", pki.here.key)
     with pytest.raises(TlsSettingsError, match="not that of the certificate"):
         server_tls(pki.here.cert, pki.client.key)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["mongodb://u:s3cret@", "mongodb://u:s3c@ret@h/", "mongodb://u:s3cret@h:99999/", "mongodb://"],
+)
+async def test_a_catalog_url_that_is_none_is_told_without_its_password(url: str) -> None:
+    settings = Settings.load(mongo=url)
+    with pytest.raises(SettingsError, match="LUCID_MONGO is not a MongoDB URL") as caught:
+        Catalog(settings)
+    assert "s3c" not in str(caught.value)

@@ -14,10 +14,9 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 from rich.live import Live
-from rich.table import Table
 
 from agents.platform.contract import ensure_contract, load_contract
-from agents.platform.output import AsJson, errors, print_json, quiet, say
+from agents.platform.output import AsJson, Rows, errors, print_json, quiet, say
 from agents.platform.producer import Producer
 from agents.platform.settings import Settings
 from agents.session.recorder.order import Ended, Order
@@ -28,8 +27,9 @@ from agents.session.recorder.spool_folder import leftovers, unattended
 from agents.session.recorder.wiring import follow_progress, make_order, open_outlet
 from agents.session.recorder.wiring import resume as resume_spool
 from schemas.activity import CLIPBOARD_LEVELS, KEY_LEVELS, Policy
-from schemas.canonical import encode
+from schemas.canonical import Strict, encode
 from schemas.commands import Action, RecorderCommand
+from schemas.controls import Text
 from schemas.errors import LucidError
 from schemas.progress import SessionProgress
 from schemas.sessions import new_session_id, parse_session_id
@@ -42,6 +42,13 @@ class NothingLeft(LucidError):
 
 
 app = typer.Typer(help="Tell the recorder of a host what to do.", no_args_is_help=True)
+
+
+class Belonging(Strict):
+    """What a recording's `open` record takes as owner and project."""
+
+    owner: Text
+    project: Text
 
 
 def record(
@@ -70,6 +77,10 @@ def record(
         raise typer.BadParameter("give one of --display, --file, --synthetic and --resume")
     if session is not None and not resume:
         raise typer.BadParameter("--session goes with --resume")
+    try:
+        Belonging(owner=owner, project=project)
+    except ValidationError as error:
+        raise _bad(error) from error
     settings = Settings.load()
     quiet()
     if resume:
@@ -211,9 +222,9 @@ class Progress:
         if progress.ended and recording.state != "closed":
             recording.ended_elsewhere()
 
-    def table(self) -> Table:
+    def table(self) -> Rows:
         """Time, frames, megabytes, chunks, and how many records are not sealed yet."""
-        table = Table(box=None, pad_edge=False, show_header=False)
+        table = Rows(header=False)
         for name, one in self._recordings.items():
             seconds = int(time.monotonic() - one.started)
             behind = f"{one.next_seq - self._sealed_seq[name]} records to seal"
@@ -295,11 +306,14 @@ def _order(
     settings = Settings.load()
     if session is not None:
         session = str(parse_session_id(session))
-    command = RecorderCommand.model_validate(
-        {"id": str(new_session_id()), "host": host or settings.host, "action": action,
-         "session": session, "reason": reason, **more,
-         **({} if activity is None else {"version": 2, "activity": activity})}
-    )  # fmt: skip
+    try:
+        command = RecorderCommand.model_validate(
+            {"id": str(new_session_id()), "host": host or settings.host, "action": action,
+             "session": session, "reason": reason, **more,
+             **({} if activity is None else {"version": 2, "activity": activity})}
+        )  # fmt: skip
+    except ValidationError as error:
+        raise _bad(error) from error
     asyncio.run(_send(settings, command))
     if as_json:
         print_json({"command": command.id, "action": action, "host": command.host})
@@ -340,8 +354,14 @@ def _policy(said: dict[str, bool | str]) -> Policy:
     try:
         return Policy.model_validate(said)
     except ValidationError as error:
-        name = str(error.errors()[0]["loc"][0])
-        raise typer.BadParameter(f"--{name}: {error.errors()[0]['msg']}") from error
+        raise _bad(error) from error
+
+
+def _bad(error: ValidationError) -> typer.BadParameter:
+    """What is wrong with the first of the values, in the terms of the command line."""
+    first = error.errors()[0]
+    name = "".join(str(part) for part in first["loc"][:1])
+    return typer.BadParameter(f"{'' if name == 'display' else '--'}{name}: {first['msg']}")
 
 
 @app.command()
