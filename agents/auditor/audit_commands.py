@@ -13,7 +13,14 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from agents.auditor.trail import Wanted, check_trail, list_trail, load_heads, write_heads
+from agents.auditor.trail import (
+    Wanted,
+    check_trail,
+    list_trail,
+    load_heads,
+    type_word,
+    write_heads,
+)
 from agents.platform.output import (
     AsJson,
     Rows,
@@ -25,11 +32,13 @@ from agents.platform.output import (
     quiet,
 )
 from agents.platform.settings import Settings
-from schemas.audit import AuditEvent
+from schemas.audit import AUDIT_TYPES, AuditEvent
 from schemas.audit_chain import Finding
 from schemas.audit_trail import ChainReport, TrailReport
+from schemas.sessions import parse_session_id
 
 app = typer.Typer(help="Who did what with records and recordings.", no_args_is_help=True)
+KNOWN_TYPES = {*AUDIT_TYPES, *map(type_word, AUDIT_TYPES)}
 SHOWN = 20  # findings of a chain; --json has all
 
 
@@ -160,6 +169,10 @@ def list_command(
     """List who did what, when and from where, the oldest first."""
     quiet()
     moment = since.replace(tzinfo=UTC) if since and since.tzinfo is None else since
+    if session:
+        session = str(parse_session_id(session))
+    if kind and kind not in KNOWN_TYPES:
+        raise typer.BadParameter(f"--type is one of {', '.join(sorted(KNOWN_TYPES))}")
     wanted = Wanted(session, user, kind, moment)
     with _bar(as_json) as bar:
         task = bar.add_task("Reading", total=None)
@@ -191,13 +204,22 @@ def list_command(
 
 
 def _word(event: AuditEvent) -> str:
-    return event.type.removeprefix("lucid.audit.").rpartition(".")[0]
+    return type_word(event.type)
 
 
 def _details(event: AuditEvent) -> str:
     data = event.data.model_dump(mode="json")
-    told = {name: value for name, value in data.items() if value not in (None, "", event.subject)}
-    return ", ".join(f"{name} {value}" for name, value in told.items())
+    untold = (None, "", [], {}, event.subject)
+    told = {name: value for name, value in data.items() if value not in untold}
+    return ", ".join(f"{name} {_value(value)}" for name, value in told.items())
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list):
+        return " and ".join(map(_value, value))
+    if isinstance(value, dict):
+        return f"({', '.join(f'{name} {_value(one)}' for name, one in value.items())})"
+    return str(value)
 
 
 def _fields(offset: int, event: AuditEvent) -> dict[str, Any]:

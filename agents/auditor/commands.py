@@ -103,15 +103,18 @@ def verify(
 
 
 def _show_report(report: Report) -> None:
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     totals = report.totals
-    console.print(f"Session {report.session} ({report.source}): {MARKS[report.outcome.value]}")
+    console.print(
+        f"Session {report.session} ({report.source}): {MARKS[report.outcome.value]}"
+        f"{', as far as it was checked' if report.unchecked else ''}"
+    )
     table = Rows()
     for heading in ("check", "result"):
         table.add_column(heading)
     for line in report.areas:
         table.add_row(line.area.value, mark(MARKS[line.result]))
-    console.print(table)
+    print_wide(table, 80)
     whole = "are proven by their leaves" if report.erasure else "are intact"
     console.print(
         f"{totals.chunks_ok} of {totals.chunks_expected} chunks {whole}, "

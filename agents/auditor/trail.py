@@ -113,6 +113,11 @@ def _signer(settings: Settings) -> Signer:
 # Listing --------------------------------------------------------------------------------------
 
 
+def type_word(kind: str) -> str:
+    """The middle word of a type: `session_verified` of `lucid.audit.session_verified.v1`."""
+    return kind.removeprefix("lucid.audit.").rpartition(".")[0]
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """Which entries are meant; an empty text leaves all. type: whole, or its middle word."""
@@ -124,7 +129,7 @@ class Wanted:
 
     def fits(self, event: AuditEvent) -> bool:
         about = {event.subject, getattr(event.data, "session", None)}
-        types = {event.type, event.type.removeprefix("lucid.audit.").rpartition(".")[0]}
+        types = {event.type, type_word(event.type)}
         return (
             (not self.session or self.session in about)
             and self.user in ("", event.user)

@@ -34,7 +34,7 @@ from agents.platform.letter_views import (
     printable,
     write_private,
 )
-from agents.platform.output import AsJson, errors, print_json
+from agents.platform.output import AsJson, errors, print_json, quiet
 from agents.platform.producer import Producer
 from agents.platform.settings import Settings
 from schemas.audit import ResourceRead
@@ -92,6 +92,7 @@ def _bar(label: str) -> Progress:
 
 def _open(settings: Settings, contract: Contract, topic: str = "") -> tuple[Box, str]:
     """All letters, and the full name of the topic that a filter names with or without prefix."""
+    quiet()
     with _bar("Reading dead letters") as bar:
         task = bar.add_task("", total=None)
         box = asyncio.run(

@@ -19,7 +19,9 @@ from rich.table import Table
 from rich.text import Text
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Wait = Annotated[float, typer.Option(help="Seconds to wait for the answer; 0 does not wait.")]
+Wait = Annotated[
+    float, typer.Option(help="Seconds to wait for the answer; 0 does not wait.", min=0)
+]
 Why = Annotated[str, typer.Option(help="Goes into the events.")]
 
 errors = Console(stderr=True, highlight=False)

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from agents.platform.contract import apply_contract, load_contract, read_broker
-from agents.platform.output import AsJson, Rows, print_json
+from agents.platform.output import AsJson, Rows, print_json, quiet
 from agents.platform.settings import Settings
 from schemas.asyncapi import asyncapi_document
 from schemas.topics import Drift, diff
@@ -20,6 +20,7 @@ app = typer.Typer(help="Compare a broker with topics.yaml.", no_args_is_help=Tru
 
 
 def _drift(settings: Settings) -> list[Drift]:
+    quiet()
     contract = load_contract(settings)
     contract.load_models()
     return diff(contract, asyncio.run(read_broker(settings, contract)))
@@ -57,6 +58,7 @@ def plan(as_json: AsJson = False) -> None:
 def apply(as_json: AsJson = False) -> None:
     """Create what is missing and set what differs; keeps an operator's further settings."""
     settings = Settings.load()
+    quiet()
     changed = asyncio.run(apply_contract(settings, load_contract(settings)))
     topics = len({one.topic for one in changed})
     _show(

@@ -14,6 +14,7 @@ from uuid import uuid4
 import pytest
 from typer.testing import CliRunner
 
+from agents.auditor.audit_commands import _details
 from agents.auditor.traces import Export, verified
 from agents.cli import app
 from agents.platform.audit import Actor, Audit, AuditFailed, chain_folder
@@ -37,7 +38,7 @@ from schemas.audit_chain import Place
 from schemas.canonical import Strict
 from schemas.errors import LucidError
 from schemas.notes import InvalidNote
-from schemas.sessions import new_session_id
+from schemas.sessions import InvalidSessionId, new_session_id
 from schemas.verify_documents import Access
 from tests.conftest import Stack
 from tests.factories import MemorySource, make_session
@@ -181,6 +182,27 @@ def test_the_list_has_who_did_what_and_from_where(make: Any) -> None:
     assert "anonymous" in text
     assert "/x[red]\\x1b[2J" in text, "what somebody asked for is no command to the terminal"
     assert "4 of 4 entries" in text
+    assert "findings" not in text, "what is empty is not told"
+
+
+@pytest.mark.parametrize("wrong", [("--type", "session_verifed"), ("--session", SESSION[:-1])])
+def test_a_filter_that_can_find_nothing_is_refused(
+    tmp_path: Path, wrong: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LUCID_HOME", str(tmp_path))
+    done = CliRunner().invoke(app, ["audit", "list", *wrong])
+    if wrong[0] == "--type":
+        assert done.exit_code == 2
+        assert "session_verified" in done.stderr
+    else:
+        assert isinstance(done.exception, InvalidSessionId)
+
+
+def test_details_are_words_and_not_code() -> None:
+    data = SessionVerified(session=SESSION, outcome="ok", findings={"Gap": 2}, unchecked=0)
+    assert _details(AuditEvent(data, "lucid/cli/vm", SESSION, user="ada")) == (
+        "outcome ok, findings (Gap 2), unchecked 0"
+    )
 
 
 def test_removed_changed_moved_and_added_entries_are_found(make: Any) -> None:

@@ -314,6 +314,7 @@ def _order(
         )  # fmt: skip
     except ValidationError as error:
         raise _bad(error) from error
+    quiet()
     asyncio.run(_send(settings, command))
     if as_json:
         print_json({"command": command.id, "action": action, "host": command.host})

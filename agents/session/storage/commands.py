@@ -76,6 +76,7 @@ def scrub(
             print_json({"findings": [one.as_json() for one in findings]})
         else:
             _show(findings)
+            typer.echo(f"{len(findings)} findings are open")
         raise typer.Exit(1 if findings else 0)
     with Progress(
         SpinnerColumn(), *Progress.get_default_columns(), TextColumn("{task.fields[read]}"),

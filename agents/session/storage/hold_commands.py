@@ -10,7 +10,7 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 
 from agents.platform.audit import acting_user
-from agents.platform.output import AsJson, Rows, clock, print_json, print_wide, quiet, say
+from agents.platform.output import AsJson, Rows, clock, print_json, print_wide, quiet, say, shown
 from agents.platform.projections import wall_clock
 from agents.platform.settings import Settings
 from agents.session.storage.retention import House, open_house
@@ -38,11 +38,13 @@ def set_command(
         raise typer.BadParameter("give one of --session, --project and --everything")
     hold = _hold(None if session is None else str(parse_session_id(session)), project, reason)
     quiet()
-    late = asyncio.run(_set(Settings.load(), hold))
+    late, known = asyncio.run(_set(Settings.load(), hold))
     if as_json:
-        print_json({**hold_fields(hold), "too_late_for": late})
+        print_json({**hold_fields(hold), "too_late_for": late, "known": known})
         return
-    typer.echo(f"{hold.id}: {hold.scope} is held")
+    typer.echo(f"{hold.id}: {shown(hold.scope)} is held")
+    if not known:
+        say(f"The catalog knows nothing of {hold.scope}: the hold stands, see that it is no typo")
     for one in late:
         say(f"Too late for session {one}: its erasure had begun. `lucid retention plan` tells")
 
@@ -58,14 +60,27 @@ def _hold(session: str | None, project: str | None, reason: str) -> Hold:
         raise typer.BadParameter(f"{first['loc'][0]}: {first['msg']}") from error
 
 
-async def _set(settings: Settings, hold: Hold) -> list[str]:
+async def _set(settings: Settings, hold: Hold) -> tuple[list[str], bool]:
+    """Sessions for which it is too late, and whether the catalog knows what is held."""
     async with open_house(settings, Policies()) as house:
         late = await house.register.set_hold(hold)
         data = LegalHoldSet(session=hold.session, project=hold.project, reason=hold.reason)
         await house.audit.record(data, hold.session or hold.scope)
         event = HoldSet(session=hold.session, project=hold.project, reason=hold.reason)
         await house.events.emit(event, subject_of(event))
-        return await _covered(house, hold, late)
+        return await _covered(house, hold, late), await _known(house, hold)
+
+
+async def _known(house: House, hold: Hold) -> bool:
+    """A hold on everything is always of something; one on a name may be of a typo."""
+    if hold.session is not None:
+        return await house.catalog.get("sessions", hold.session) is not None
+    if hold.project is None:
+        return True
+    async for state in house.catalog.scan("sessions"):
+        if (state.get("opened") or {}).get("project") == hold.project:
+            return True
+    return False
 
 
 async def _covered(house: House, hold: Hold, begun: list[str]) -> list[str]:

@@ -1,0 +1,36 @@
+"""What `lucid verify` says of a bundle, in one line and in its exit status."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from agents.auditor.bundle import save_bundle
+from agents.cli import app
+from tests.factories import PROCESSOR, RECORDER, MemorySource, make_session
+
+MADE = make_session()
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    path = tmp_path / "a.lucid"
+    save_bundle(MemorySource.of(MADE), path, force=False)
+    return path
+
+
+def headline(*args: str) -> tuple[int, str]:
+    done = CliRunner().invoke(app, ["verify", *args])
+    return done.exit_code, done.stdout.splitlines()[0].partition(": ")[2]
+
+
+def test_what_was_not_checked_is_told_in_the_first_line(bundle: Path, tmp_path: Path) -> None:
+    identity = tmp_path / "auditor.age"
+    identity.write_text(MADE.auditor_identity.secret)
+    identity.chmod(0o600)
+    trusted = ["--trust", str(RECORDER.verifier), "--trust", str(PROCESSOR.verifier)]
+    assert headline(str(bundle), *trusted, "--identity", str(identity)) == (0, "ok")
+    assert headline(str(bundle), *trusted) == (0, "ok, as far as it was checked")
+    assert headline(str(bundle)) == (0, "ok, as far as it was checked")
