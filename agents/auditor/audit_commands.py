@@ -209,7 +209,7 @@ def _word(event: AuditEvent) -> str:
 
 def _details(event: AuditEvent) -> str:
     data = event.data.model_dump(mode="json")
-    untold = (None, "", [], {}, event.subject)
+    untold: tuple[object, ...] = (None, "", [], {}, event.subject)
     told = {name: value for name, value in data.items() if value not in untold}
     return ", ".join(f"{name} {_value(value)}" for name, value in told.items())
 
