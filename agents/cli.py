@@ -12,6 +12,7 @@ from agents.auditor import activity_commands, audit_commands
 from agents.auditor import commands as auditor
 from agents.deployment import commands as deployment
 from agents.deployment.validate import commands as validating
+from agents.entry import INTERRUPTED
 from agents.load.commands import load
 from agents.node.agent.commands import register_node
 from agents.node.management import commands as nodes
@@ -37,6 +38,7 @@ from agents.session.storage import hold_commands, retention_commands
 from schemas.errors import LucidError
 
 IO_ERROR = 74  # EX_IOERR of sysexits.h
+NO_READER = 141  # as shells count a program that SIGPIPE ended
 OF_OUTPUT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 app = typer.Typer(
@@ -110,7 +112,24 @@ def main() -> int:
         what = error.filename or "the output cannot be written"
         print(f"error: {shown(str(what))}: {error.strerror}", file=sys.stderr)
         return IO_ERROR
+    except SystemExit as ended:
+        return _unfinished(ended)
+    except KeyboardInterrupt:
+        return INTERRUPTED
     return 0
+
+
+def _unfinished(ended: SystemExit) -> int:
+    """The status of a command that somebody ended, else raise `ended` again.
+
+    A verification that was interrupted, or whose reader is gone, has found nothing wrong.
+    """
+    cause = ended.__context__
+    if isinstance(cause, OSError) and cause.errno == errno.EPIPE:
+        return NO_READER
+    if cause is not None and isinstance(cause.__cause__, KeyboardInterrupt):
+        return INTERRUPTED
+    raise ended
 
 
 if __name__ == "__main__":

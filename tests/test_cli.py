@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from agents import cli
+from agents import cli, entry
 from schemas.errors import LucidError
 
 
@@ -46,6 +46,41 @@ def test_a_wrong_value_is_told_as_one_of_the_command_line(
         cli.main()
     assert ended.value.code == 2
     assert said in " ".join(capsys.readouterr().err.replace("│", "").split())
+
+
+@pytest.mark.parametrize(
+    ("trouble", "status"), [(KeyboardInterrupt(), 130), (BrokenPipeError(32, "Broken pipe"), 141)]
+)
+def test_a_command_that_was_ended_has_found_nothing_wrong(
+    trouble: BaseException, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise trouble
+
+    monkeypatch.setattr("agents.platform.topic_commands.load_contract", fail)
+    monkeypatch.setattr(sys, "argv", ["lucid", "topics", "asyncapi"])
+    assert cli.main() == status
+
+
+def test_a_reader_that_is_gone_is_told_from_a_wrong_recording() -> None:
+    command = [sys.executable, "-m", "agents.cli", "sessions", "--help"]
+    done = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert done.stdout is not None
+    done.stdout.close()
+    assert (done.communicate(timeout=60)[1], done.returncode) == (b"", 141)
+
+
+def test_an_interruption_while_modules_are_loaded_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Interrupting:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "agents.cli":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "agents.cli")
+    monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
+    assert entry.main() == 130
 
 
 def test_an_error_cannot_steer_the_terminal(
