@@ -98,11 +98,17 @@ def _lines(text: str) -> list[str]:
 
 def load_signer(settings: Settings, role: Role) -> Signer:
     """The signing key of any role but the auditor; raises KeyProblem."""
-    path = settings.keys_dir / f"{role}.key"
+    return _parse_signer(settings.keys_dir / f"{role}.key")
+
+
+def _parse_signer(path: Path) -> Signer:
+    text = read_key_file(path, private=True)
     try:
-        return Signer.parse(read_key_file(path, private=True))
+        return Signer.parse(text)
     except FormatError as error:
-        raise KeyUnreadable(f"{path}: {error}") from error
+        # A machine that stops while a key is made leaves a file without one.
+        hint = "" if text.strip() else "It is empty: remove it, then run `lucid keys init`"
+        raise KeyUnreadable(f"{path}: {error}", hint=hint) from error
 
 
 def load_identities(path: Path) -> list[str]:
@@ -184,7 +190,7 @@ def _make_signer(folder: Path, role: Role, host: str) -> None:
 
     path = folder / f"{role}.key"
     create_key_file(path, make)
-    verifier = Signer.parse(read_key_file(path, private=True)).verifier
+    verifier = _parse_signer(path).verifier
     create_key_file(folder / f"{role}.vkey", lambda: str(verifier), mode=0o644)
     if role in PROVING:
         _append(folder / TRUSTED, str(verifier))
@@ -200,17 +206,24 @@ def _make_identity(folder: Path, role: Role) -> None:
 
 
 def create_key_file(path: Path, make: Callable[[], str], mode: int = 0o600) -> None:
-    """Write a new file, with its mode from the first moment on; leave an existing one alone."""
+    """Write a new file, with its mode from the first moment on; leave an existing one alone.
+
+    Raises KeyUnreadable; what could not be written whole is not left behind.
+    """
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     except FileExistsError:
         return
     except OSError as error:
-        raise KeyUnreadable(f"cannot write the key file {path}: {error}") from error
-    with os.fdopen(descriptor, "w") as file:
-        file.write(make() + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+        raise KeyUnreadable(f"cannot write the key file {path}: {error.strerror}") from error
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(make() + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise KeyUnreadable(f"cannot write the key file {path}: {error.strerror}") from error
 
 
 def _append(path: Path, line: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import stat
 from pathlib import Path
 
@@ -150,3 +151,24 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(KeyUnreadable, match=r"cannot make the folder .* LUCID_HOME"):
         init_keys(Settings.load(home=tmp_path / "file"))
+
+
+def test_a_key_that_a_full_disk_did_not_take_is_not_left_behind(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(KeyUnreadable, match=r"cannot write .*recorder\.key: No space left"):
+            init_keys(settings)
+    assert list(settings.keys_dir.iterdir()) == []
+    assert init_keys(settings)
+
+
+def test_an_empty_key_file_is_named_with_what_to_do(settings: Settings) -> None:
+    settings.keys_dir.mkdir()
+    (settings.keys_dir / "recorder.key").touch(mode=0o600)
+    with pytest.raises(KeyUnreadable, match=r"recorder\.key: .* remove it, then run"):
+        init_keys(settings)
