@@ -142,7 +142,7 @@ def bundle(
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write everything that an auditor needs into one file."""
+    """Write everything that an auditor needs into one file; exit status 1 if a chunk is missing."""
     settings = Settings.load()
     access = load_access([], [], settings)
     source = asyncio.run(find_session(settings, parse_session_id(session), access.trusted))
@@ -154,10 +154,11 @@ def bundle(
         )  # fmt: skip
     if as_json:
         print_json({"session": session, "file": str(output), **asdict(written)})
-        return
-    typer.echo(f"{output}: {written.chunks} chunks, {written.size / 1e6:.1f} MB")
-    for index in written.missing:
-        typer.echo(f"{Verdict.MISSING_CHUNK.value}: chunk {index} is not in the store")
+    else:
+        typer.echo(f"{output}: {written.chunks} chunks, {written.size / 1e6:.1f} MB")
+        for index in written.missing:
+            typer.echo(f"{Verdict.MISSING_CHUNK.value}: chunk {index} is not in the store")
+    raise typer.Exit(1 if written.missing else 0)
 
 
 def export(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -34,3 +35,25 @@ def test_what_was_not_checked_is_told_in_the_first_line(bundle: Path, tmp_path: 
     assert headline(str(bundle), *trusted, "--identity", str(identity)) == (0, "ok")
     assert headline(str(bundle), *trusted) == (0, "ok, as far as it was checked")
     assert headline(str(bundle)) == (0, "ok, as far as it was checked")
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_bundle_without_a_chunk_is_written_and_is_no_success(
+    as_json: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = MemorySource.of(MADE)
+
+    async def found(*_: object) -> MemorySource:
+        return source
+
+    monkeypatch.setenv("LUCID_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("agents.auditor.commands.find_session", found)
+    audited = SimpleNamespace(written=lambda *_: None)
+    monkeypatch.setattr("agents.auditor.commands.Export", lambda *_: audited)
+    arguments = ["bundle", str(MADE.session), *(["--json"] if as_json else []), "-o"]
+    assert CliRunner().invoke(app, [*arguments, str(tmp_path / "whole.lucid")]).exit_code == 0
+    del source.chunks[1]
+    done = CliRunner().invoke(app, [*arguments, str(tmp_path / "less.lucid")])
+    assert done.exit_code == 1
+    assert ('"missing": [\n    1' if as_json else "chunk 1 is not in the store") in done.stdout
+    assert (tmp_path / "less.lucid").exists()
