@@ -99,7 +99,8 @@ def _told(index: int) -> Iterator[None]:
     try:
         yield
     except FormatError as error:
-        raise DamagedSession(f"chunk {index}: {error.what}", hint=_HINT) from error
+        what = error.what if f"chunk {index} " in error.what else f"chunk {index}: {error.what}"
+        raise DamagedSession(what, hint=_HINT) from error
 
 
 def _count(source: SessionSource) -> int:

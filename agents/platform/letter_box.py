@@ -50,6 +50,14 @@ class LetterProblem(LucidError):
 class NoSuchLetter(LetterProblem):
     """No letter has that origin."""
 
+    exit_status = 66  # EX_NOINPUT of sysexits.h
+
+
+class LetterFile(LetterProblem):
+    """The file for a letter's value cannot be made."""
+
+    exit_status = 73  # EX_CANTCREAT of sysexits.h
+
 
 class LetterExpired(LetterProblem):
     """The letter's retention ended."""

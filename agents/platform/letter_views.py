@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from agents.platform.letter_box import Entry, LetterProblem
+from agents.platform.letter_box import Entry, LetterFile
 from agents.platform.output import Rows, print_wide
 
 PREVIEW = 256  # bytes of a value that are shown
@@ -91,12 +91,16 @@ def preview_of(value: bytes) -> dict[str, str]:
 
 
 def write_private(path: Path, value: bytes) -> None:
-    """Write a new file that nobody else may read; raises LetterProblem."""
+    """Write a new file that nobody else may read, whole or not; raises LetterFile."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError as error:
+        raise LetterFile(f"{path} exists already", hint="Name another file") from error
+    except OSError as error:
+        raise LetterFile(f"cannot write {path}: {error.strerror}") from error
+    try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(value)
-    except FileExistsError as error:
-        raise LetterProblem(f"{path} exists already", hint="Name another file") from error
     except OSError as error:
-        raise LetterProblem(f"cannot write {path}: {error.strerror}") from error
+        path.unlink(missing_ok=True)
+        raise LetterFile(f"cannot write {path}: {error.strerror}") from error

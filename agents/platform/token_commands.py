@@ -21,7 +21,7 @@ from agents.platform.settings import Settings
 from agents.platform.token_keys import LAST_TOKENS, TokenKey, list_keys, retire, rotate
 from agents.platform.tokens import (
     Issued,
-    IssueRefused,
+    TokenFileUnwritable,
     TokenVerifier,
     issue,
     read_token,
@@ -86,7 +86,7 @@ def issue_command(
     quiet()
     settings = Settings.load()
     if output is not None and output.exists():
-        raise IssueRefused(f"{output} exists already", hint="Name another file")
+        raise TokenFileUnwritable(f"{output} exists already", hint="Name another file")
     issued = issue(
         settings, subject=subject, roles=role, owners=owner or [], projects=project or [],
         seconds=round(minutes * 60),

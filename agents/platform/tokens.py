@@ -75,6 +75,12 @@ class TokenMalformed(TokenRefused):
     """What was shown is not a JWT."""
 
 
+class TokenFileUnreadable(TokenMalformed):
+    """There is no file to read a token from."""
+
+    exit_status = 66  # EX_NOINPUT of sysexits.h
+
+
 class TokenAlgorithmRefused(TokenRefused):
     """A token that is signed in another way, or not at all."""
 
@@ -119,6 +125,12 @@ class IssueRefused(LucidError):
     """No such token is issued: it would live too long, or hold what no token may hold."""
 
     exit_status = 64  # EX_USAGE of sysexits.h
+
+
+class TokenFileUnwritable(IssueRefused):
+    """The file for a new token cannot be made."""
+
+    exit_status = 73  # EX_CANTCREAT of sysexits.h
 
 
 # Issuing --------------------------------------------------------------------------------------
@@ -176,15 +188,19 @@ def issue(
 
 
 def write_token(path: Path, token: str) -> None:
-    """Write a new file that nobody else may read; raises IssueRefused."""
+    """Write a new file that nobody else may read, whole or not; raises TokenFileUnwritable."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError as error:
+        raise TokenFileUnwritable(f"{path} exists already", hint="Name another file") from error
+    except OSError as error:
+        raise TokenFileUnwritable(f"cannot write {path}: {error.strerror}") from error
+    try:
         with os.fdopen(descriptor, "w") as file:
             file.write(token + "\n")
-    except FileExistsError as error:
-        raise IssueRefused(f"{path} exists already", hint="Name another file") from error
     except OSError as error:
-        raise IssueRefused(f"cannot write {path}: {error.strerror}") from error
+        path.unlink(missing_ok=True)
+        raise TokenFileUnwritable(f"cannot write {path}: {error.strerror}") from error
 
 
 def read_token(path: Path) -> str:
@@ -193,7 +209,7 @@ def read_token(path: Path) -> str:
         with sys.stdin.buffer if str(path) == "-" else path.open("rb") as file:
             text = file.read(MAX_TOKEN + 3).strip().decode("ascii")
     except OSError as error:
-        raise TokenMalformed(f"cannot read {path}: {error.strerror}") from error
+        raise TokenFileUnreadable(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError:
         raise TokenMalformed(f"{path} holds no token") from None
     return text
