@@ -290,11 +290,16 @@ def announced(folder: Path, service: str, port: int) -> Iterator[None]:
             path.unlink()
 
 
+def port_variable(service: str) -> str:
+    """The setting of a service's port; those of the RDP rooms leave the `rdp-` out."""
+    return f"LUCID_{service.removeprefix('rdp-').replace('-', '_').upper()}_PORT"
+
+
 def port_taken(service: str, bind: str, port: int, error: OSError) -> PortTaken:
     """The error of a port that cannot be listened on."""
     return PortTaken(
         f"cannot listen on {bind}:{port} ({error.strerror})",
-        hint=f"Set LUCID_{service.upper()}_PORT ; 0 picks a free one",
+        hint=f"Set {port_variable(service)} to another, or to 0 for any free one",
     )
 
 

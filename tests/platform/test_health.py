@@ -21,8 +21,10 @@ from agents.platform.health import (
     HomeUnwritable,
     PortTaken,
     free_disk,
+    port_taken,
 )
 from agents.platform.metrics import Metrics
+from agents.run import ServiceName
 
 
 class Clock:
@@ -242,3 +244,11 @@ def test_a_check_has_one_name(health: Health) -> None:
         health.add("catalog", fine)
     health.remove("catalog")
     health.add("catalog", fine)
+
+
+@pytest.mark.parametrize("service", list(ServiceName))
+def test_a_taken_port_names_a_setting_that_there_is(service: ServiceName) -> None:
+    error = port_taken(service.value, "127.0.0.1", 8085, OSError(98, "Address already in use"))
+    named = error.hint.split()[1]
+    page = Path(__file__).parents[2] / "docs" / "settings.md"
+    assert f"| `{named}` |" in page.read_text()
