@@ -259,7 +259,12 @@ async def _run_parts(service: Service, parts: Sequence[Part]) -> None:
     stopped = asyncio.create_task(service.stop.wait())
     try:
         await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
-        early = [] if service.stop.is_set() else [name for t, name in tasks.items() if t.done()]
+        done = [] if service.stop.is_set() else [task for task in tasks if task.done()]
+        early = [tasks[task] for task in done]
+        for task in done:
+            # Now: a part that then does not stop may leave no time to say it at the end.
+            if not task.cancelled():
+                log.error("part ended, stopping", part=tasks[task], error=task.exception())
         service.health.stopping()
         service.stop.set()
         if tasks:

@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import (
     ByteSize,
     Field,
+    PrivateAttr,
     SecretStr,
     ValidationError,
     ValidationInfo,
@@ -139,6 +140,7 @@ class Section(BaseSettings):
 class Settings(Section):
     """What every service and command shares."""
 
+    _seen: dict[str, str] = PrivateAttr(default_factory=dict)
     home: Path = Field(Path(".lucid"), description="Folder of keys, blobs, scratch and stack")
     kafka: str | None = Field(None, description="Bootstrap servers, host:port[,host:port]")
     mongo: SecretStr | None = Field(None, description="MongoDB URL of the catalog")
@@ -254,9 +256,13 @@ class Settings(Section):
     def _from_stack(self, server: str) -> str:
         try:
             endpoints = json.loads((self.stack_dir / "endpoints.json").read_text())
-            return str(endpoints[server])
+            self._seen[server] = str(endpoints[server])
         except (OSError, ValueError, KeyError) as error:
+            if server in self._seen:
+                # For a running service a stack that is stopped is one that will be back.
+                return self._seen[server]
             raise NoEndpoint(
                 f"no {server} server is known",
                 hint=f"Set LUCID_{server.upper()} to yours, or start one with `lucid stack up`",
             ) from error
+        return self._seen[server]

@@ -18,6 +18,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+import structlog
 
 from agents.platform.broker import BrokerProbe, wait_for_broker
 from agents.platform.ports import free_port
@@ -338,3 +339,18 @@ def test_a_second_signal_ends_it_at_once(start: Start, tmp_path: Path) -> None:
     status, lines = running.end()
     assert (status, lines[-1]["event"]) == (1, "hard exit")
     assert "second" in lines[-1]["reason"]
+
+
+async def test_why_a_part_ended_is_logged_before_the_others_are_waited_for(make: Make) -> None:
+    class Deaf:
+        async def run(self, _: StopSignal) -> None:
+            await asyncio.Event().wait()
+
+    service = make()
+    service.stop = StopSignal(seconds=0.05)
+    with structlog.testing.capture_logs() as lines:
+        await serve(service, built_of(Deaf(), Failing(Special("disk gone"))), nothing)
+    events = [one["event"] for one in lines]
+    assert events.index("part ended, stopping") < events.index("part does not stop, cancelling it")
+    (told,) = [one for one in lines if one["event"] == "part ended, stopping"]
+    assert str(told["error"]) == "disk gone"

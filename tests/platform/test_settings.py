@@ -91,3 +91,18 @@ def test_the_marks_of_free_space_are_apart(monkeypatch: pytest.MonkeyPatch) -> N
         Settings.load()
     monkeypatch.setenv("LUCID_RESUME_FREE", "2GiB")
     assert Settings.load().resume_at == 2 * 1024**3
+
+
+def test_a_service_goes_on_with_the_addresses_of_a_stack_that_is_stopped(tmp_path: Path) -> None:
+    settings = Settings.load(home=tmp_path)
+    settings.stack_dir.mkdir()
+    file = settings.stack_dir / "endpoints.json"
+    file.write_text('{"kafka": "127.0.0.1:1"}')
+    assert settings.kafka_servers() == "127.0.0.1:1"
+    file.unlink()
+    assert settings.kafka_servers() == "127.0.0.1:1"
+    file.write_text('{"kafka": "127.0.0.1:2"}')
+    assert settings.kafka_servers() == "127.0.0.1:2"
+    file.unlink()
+    with pytest.raises(NoEndpoint):
+        Settings.load(home=tmp_path).kafka_servers()
