@@ -16,10 +16,9 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
-from schemas.canonical import InvalidModel, Strict, decode, encode
+from schemas.canonical import Count, InvalidModel, Positive, Strict, decode, encode
 from schemas.errors import FormatError, Truncated, UnknownVersion
 from schemas.frames import MAX_PAYLOAD
-from schemas.manifests import Count
 
 CODEC_PICTURES = "screen/1"
 CODEC_ACTIVITY = "screen/2"
@@ -161,7 +160,7 @@ class Clipboard(Strict):
     selection: Literal["CLIPBOARD", "PRIMARY"]
     owned: bool
     program: Name
-    changes: Annotated[int, Field(ge=1, le=2**53 - 1)]
+    changes: Positive
     formats: Annotated[list[Name], Field(max_length=MAX_FORMATS)] | None
     size: Count | None
 
@@ -194,8 +193,8 @@ class Keys(Strict):
 
     level: Literal["basic", "strict", "comprehensive"]
     span: Count
-    count: Annotated[int, Field(ge=1, le=2**53 - 1)]
-    classes: dict[KeyClass, Annotated[int, Field(ge=1, le=2**53 - 1)]] | None
+    count: Positive
+    classes: dict[KeyClass, Positive] | None
     keys: Annotated[list[Name], Field(max_length=MAX_KEYS)] | None
 
     @model_validator(mode="after")

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from schemas.canonical import Strict, decode, encode
-from schemas.manifests import Count, Hex32, Manifest, manifest_hash
+from schemas.canonical import Count, Hex32, Strict, decode, encode
+from schemas.manifests import Manifest, manifest_hash
 
 
 class Anchor(Strict):

@@ -22,11 +22,10 @@ from pydantic import Field
 
 from schemas.access import TokenId
 from schemas.audit_chain import Place, hash_canonical, read_attributes
-from schemas.canonical import Strict, decode, encode
+from schemas.canonical import Count, Hex32, Strict, decode, encode
 from schemas.controls import Reason
 from schemas.envelope import Event, InvalidEvent
 from schemas.errors import FormatError
-from schemas.manifests import Count, Hex32
 from schemas.node_commands import NodeCommand
 from schemas.rdp_commands import ServerCommand
 from schemas.rdp_session_commands import RdpSessionCommand

@@ -8,16 +8,21 @@ FormatError
 from __future__ import annotations
 
 import json
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import rfc8785
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from schemas.errors import FormatError
 
 Model = TypeVar("Model", bound=BaseModel)
 LARGEST = 2**53 - 1
-"""The largest whole number that every reader of JSON has exactly."""
+"""The largest whole number that every reader of JSON has exactly: the limit of all numbers that
+travel, in frame records and chunks, too."""
+Count = Annotated[int, Field(ge=0, le=LARGEST)]
+Positive = Annotated[int, Field(ge=1, le=LARGEST)]
+Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+"""32 bytes, such as a SHA-256."""
 _SORTED = json.JSONEncoder(
     ensure_ascii=False, check_circular=False, sort_keys=True, separators=(",", ":")
 )

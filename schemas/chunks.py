@@ -23,10 +23,10 @@ import nacl.exceptions
 import zstandard
 from pydantic import BaseModel, ConfigDict, Field
 
+from schemas.canonical import LARGEST
 from schemas.datakey import DataKey, WrongKey
 from schemas.errors import FormatError, Truncated, UnknownVersion
 from schemas.frames import (
-    MAX_NUMBER,
     OUTSIDE_SEQUENCE,
     FrameRecord,
     Kind,
@@ -167,7 +167,7 @@ def _check_ranges(header: ChunkHeader) -> None:
     if not TAG_SIZE < header.ciphertext_size <= MAX_CIPHERTEXT:
         raise InvalidChunk(f"chunk {header.index} has {header.ciphertext_size} ciphertext bytes")
     if (
-        max(header.next_seq, header.index, header.first_time, header.last_time) > MAX_NUMBER
+        max(header.next_seq, header.index, header.first_time, header.last_time) > LARGEST
         or min(header.first_time, header.last_time) < 0
     ):
         raise InvalidChunk(f"chunk {header.index} has a number out of range")

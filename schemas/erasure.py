@@ -21,12 +21,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from schemas.canonical import Strict, decode, encode
+from schemas.canonical import Count, Hex32, Strict, decode, encode
 from schemas.chunks import HEADER_SIZE, read_header
 from schemas.controls import Text
 from schemas.errors import FormatError
 from schemas.events import SessionId
-from schemas.manifests import Count, Hex32
 from schemas.notes import Signer, split_note
 
 FIRST_LINE = "lucid/erasure/1"

@@ -13,12 +13,11 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
-from schemas.canonical import Strict
+from schemas.canonical import Count, Hex32, Strict
 from schemas.chunks import ChunkHeader
 from schemas.commands import Action
 from schemas.controls import Reason, Text
 from schemas.envelope import AnsweringEvent
-from schemas.manifests import Count, Hex32
 from schemas.sessions import parse_session_id
 
 SessionId = Annotated[str, AfterValidator(lambda text: str(parse_session_id(text)))]

@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from enum import IntEnum
 from uuid import UUID
 
+from schemas.canonical import LARGEST
 from schemas.errors import FormatError, Truncated, UnknownVersion
 from schemas.sessions import parse_session_id
 
 VERSION = 1
 MAX_PAYLOAD = 1_000_000  # bytes; leaves room for key, headers and batch in 1 MiB
-MAX_NUMBER = 2**53 - 1  # of sequence numbers and times: what JSON carries exactly
 HASH_SIZE = 32
 
 _ENTRY = struct.Struct(">BQqI")
@@ -127,14 +127,14 @@ def from_kafka(
     return FrameRecord(
         session=parse_session_id(key),
         kind=kind,
-        seq=-1 if abandon else _number("seq", fields["seq"], MAX_NUMBER - 1),
+        seq=-1 if abandon else _number("seq", fields["seq"], LARGEST - 1),
         time=_number("time", fields["time"]),
         chain=b"" if abandon else _chain(fields["chain"]),
         payload=value,
     )
 
 
-def _number(name: str, text: bytes, most: int = MAX_NUMBER) -> int:
+def _number(name: str, text: bytes, most: int = LARGEST) -> int:
     """A decimal without sign or leading zeros."""
     if text.isdigit() and len(text) <= 16 and (text == b"0" or text[0] != 0x30):
         number = int(text)
@@ -199,7 +199,7 @@ def read_missing(record: FrameRecord) -> tuple[int, bytes]:
     if len(record.payload) != _MISSING.size:
         raise InvalidFrameRecord(f"a missing entry has {len(record.payload)} bytes, not 40")
     count, chain = _MISSING.unpack(record.payload)
-    if not 0 < count <= MAX_NUMBER:
+    if not 0 < count <= LARGEST:
         raise InvalidFrameRecord(f"a missing entry stands for {count} records")
     return count, chain
 
@@ -240,7 +240,7 @@ def decode_entries(session: UUID, plaintext: bytes) -> list[FrameRecord]:
             kind = Kind(number)
         except ValueError:
             raise InvalidFrameRecord(f"an entry at byte {position} has kind {number}") from None
-        if length > MAX_PAYLOAD or seq > MAX_NUMBER or not 0 <= time <= MAX_NUMBER:
+        if length > MAX_PAYLOAD or seq > LARGEST or not 0 <= time <= LARGEST:
             raise InvalidFrameRecord(f"an entry at byte {position} is out of range")
         position = start + length
         if position > len(plaintext):

@@ -16,9 +16,8 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 import rfc8785
 from pydantic import AfterValidator, Field, model_validator
 
-from schemas.canonical import Strict, decode_any
+from schemas.canonical import Count, Strict, decode_any
 from schemas.errors import FormatError
-from schemas.manifests import Count
 
 KID = r"[A-Za-z0-9_-]{43}"
 """A thumbprint: 32 bytes in base64url."""

@@ -11,9 +11,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from schemas.canonical import Strict
+from schemas.canonical import Count, Strict
 from schemas.events import SessionClosed, SessionEvent, SessionHeartbeat, SessionId, SessionOpened
-from schemas.manifests import Count
 
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 

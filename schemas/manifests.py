@@ -13,13 +13,10 @@ from uuid import UUID
 
 from pydantic import Field, field_validator
 
-from schemas.canonical import Strict, decode, encode
+from schemas.canonical import Count, Hex32, Strict, decode, encode
 from schemas.chunks import Sealing
 from schemas.notes import Checkpoint
 from schemas.sessions import parse_session_id
-
-Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
 
 MAX_RANGES = 1000
 MAX_INTERRUPTIONS = 200

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from pydantic import AfterValidator, Field
 
-from schemas.canonical import Strict
+from schemas.canonical import Count, Strict
 from schemas.envelope import AnsweringEvent
 from schemas.notes import Verifier
 
@@ -38,8 +38,8 @@ VerifierKey = Annotated[
     str, Field(max_length=300), AfterValidator(lambda text: str(Verifier.parse(text)))
 ]
 """A node's public key as a C2SP verifier key."""
-Micros = Annotated[int, Field(ge=0, le=2**53 - 1)]
-Amount = Annotated[int, Field(ge=0, le=2**53 - 1)]
+Micros = Count
+Amount = Count
 NodeKind = Literal["worker", "validator", "storage", "compute"]
 
 

@@ -16,8 +16,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal
 
-from schemas.canonical import Strict, encode
-from schemas.manifests import Hex32
+from schemas.canonical import Hex32, Strict, encode
 from schemas.node_base import Amount, NodeId
 from schemas.node_events import WorkCounted
 from schemas.node_health import SLOTS_A_DAY

@@ -14,8 +14,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from schemas.canonical import Strict
-from schemas.manifests import Hex32
+from schemas.canonical import Hex32, Strict
 from schemas.node_base import (
     SECOND,
     Amount,

@@ -14,10 +14,10 @@ from uuid import UUID
 
 from pydantic import Field
 
-from schemas.canonical import Strict, decode
+from schemas.canonical import Count, Hex32, Strict, decode
 from schemas.controls import Open
 from schemas.errors import FormatError, UnknownVersion
-from schemas.manifests import Count, Hex32, Tally
+from schemas.manifests import Tally
 from schemas.merkle import Frontier
 
 

@@ -13,9 +13,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
-from schemas.canonical import Strict
+from schemas.canonical import Count, Strict
 from schemas.envelope import AnsweringEvent
-from schemas.manifests import Count
 from schemas.sessions import parse_session_id
 
 ServerId = Annotated[str, AfterValidator(lambda text: str(parse_session_id(text)))]

@@ -26,10 +26,9 @@ from uuid import UUID, uuid5
 
 from pydantic import Field
 
-from schemas.canonical import Strict
+from schemas.canonical import Count, Strict
 from schemas.envelope import Event
 from schemas.events import SessionId
-from schemas.manifests import Count
 from schemas.rdp_config import Host, ServerId
 
 Metric = Literal["cpu", "memory", "disk"]

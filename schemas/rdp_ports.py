@@ -9,9 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from schemas.canonical import Strict
+from schemas.canonical import Count, Strict
 from schemas.envelope import AnsweringEvent
-from schemas.manifests import Count
 from schemas.rdp_config import Host, Port, ServerId
 from schemas.rdp_processes import Why
 from schemas.rdp_states import PortState

@@ -8,9 +8,8 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from schemas.canonical import Strict
+from schemas.canonical import Count, Strict
 from schemas.envelope import Event
-from schemas.manifests import Count
 from schemas.rdp_config import Host, Port, ServerId
 from schemas.rdp_states import ProcessState
 

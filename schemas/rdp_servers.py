@@ -11,9 +11,8 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from schemas.canonical import Strict
+from schemas.canonical import Count, Strict
 from schemas.envelope import AnsweringEvent
-from schemas.manifests import Count
 from schemas.rdp_commands import Action
 from schemas.rdp_config import Host, Owner, Port, ServerConfig, ServerId, ServerName
 from schemas.rdp_processes import Code, Why

@@ -12,10 +12,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from schemas.canonical import Strict
+from schemas.canonical import Count, Strict
 from schemas.envelope import AnsweringEvent
 from schemas.events import SessionId
-from schemas.manifests import Count
 from schemas.rdp_config import Host
 from schemas.rdp_processes import Code
 from schemas.rdp_session_commands import SessionAction

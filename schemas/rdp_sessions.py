@@ -15,9 +15,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from schemas.canonical import Strict
+from schemas.canonical import Count, Strict
 from schemas.events import SessionId
-from schemas.manifests import Count
 from schemas.rdp_config import Host, ServerId
 from schemas.rdp_processes import ProcessRef
 from schemas.rdp_states import check_step

@@ -13,10 +13,10 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from schemas.canonical import Strict
+from schemas.canonical import Count, Hex32, Strict
 from schemas.envelope import Event
 from schemas.events import SessionId
-from schemas.manifests import Count, Hex32, manifest_hash
+from schemas.manifests import manifest_hash
 
 MAX_PROOF = 16_384
 Line = Annotated[str, Field(min_length=1, max_length=500, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]

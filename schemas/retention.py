@@ -18,11 +18,10 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from schemas.canonical import Strict
+from schemas.canonical import Count, Strict
 from schemas.controls import Reason, Text
 from schemas.erasure import Scope, Stage
 from schemas.events import SessionId
-from schemas.manifests import Count
 
 DAY = 86_400_000_000
 """Microseconds."""

@@ -39,10 +39,9 @@ from schemas.audit_chain import (
     read_attributes,
 )
 from schemas.audit_trail import Known
-from schemas.canonical import Strict, decode_any
+from schemas.canonical import Count, Hex32, Strict, decode_any
 from schemas.envelope import InvalidEvent
 from schemas.errors import FormatError, LucidError
-from schemas.manifests import Count, Hex32
 
 MOST_PENDING = 20_000
 MOST_SLOTS = 64

@@ -40,10 +40,9 @@ from agents.platform.tokens import TokenRefused
 from agents.platform.topic_reader import read_topic
 from schemas import audit
 from schemas.access import MAX_LIFETIME, TokenId
-from schemas.canonical import Strict, decode, encode
+from schemas.canonical import Count, Strict, decode, encode
 from schemas.controls import Reason
 from schemas.errors import FormatError, LucidError
-from schemas.manifests import Count
 
 log = structlog.get_logger(__name__)
 

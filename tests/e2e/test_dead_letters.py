@@ -19,12 +19,13 @@ from agents.platform.keys import load_recipients
 from agents.platform.producer import Producer
 from agents.platform.settings import Settings
 from agents.platform.topic_reader import read_topic
+from schemas.canonical import LARGEST
 from schemas.chunks import Sealing
 from schemas.controls import Close, Open
 from schemas.datakey import derive, wrap
 from schemas.deadletters import from_kafka
 from schemas.events import SessionEvent, SessionOpened
-from schemas.frames import MAX_NUMBER, Kind, to_kafka
+from schemas.frames import Kind, to_kafka
 from schemas.manifests import wrapped_key_text
 from schemas.sessions import new_session_id
 from schemas.stored import ChunkRecord, ManifestRecord
@@ -106,8 +107,8 @@ def bad_frames(lucid: Installation) -> tuple[list[Raw], list[Raw]]:
     recording.add(Kind.OPEN, opened)
     last = recording.add(Kind.FRAMES, b"frame")
     recording.add(Kind.CLOSE, Close(reason="done", note="n" * 4096))
-    key, headers, value = to_kafka(replace(last, seq=MAX_NUMBER - 1))
-    beyond = [(name, b"%d" % MAX_NUMBER if name == "seq" else text) for name, text in headers]
+    key, headers, value = to_kafka(replace(last, seq=LARGEST - 1))
+    beyond = [(name, b"%d" % LARGEST if name == "seq" else text) for name, text in headers]
     unreadable = to_kafka(replace(foreign.records[0], session=new_session_id(), payload=b"{}"))
     bad: list[Raw] = [
         ("session.frames", None, [], b"noise"),

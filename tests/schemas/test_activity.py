@@ -35,7 +35,7 @@ from schemas.activity import (
     pictures_of,
     type_name,
 )
-from schemas.canonical import InvalidModel, encode
+from schemas.canonical import LARGEST, InvalidModel, encode
 from schemas.commands import RecorderCommand, read_command
 from schemas.errors import FormatError, Truncated, UnknownVersion
 from schemas.frames import MAX_PAYLOAD
@@ -47,7 +47,7 @@ from tests.vectors.make_activity import ENTRIES, screen_payloads
 DOCS = Path(__file__).parents[2] / "docs" / "formats"
 Texts = st.text(max_size=400).map(fit)
 Names = st.text(max_size=120).map(lambda text: fit(text, 100))
-Counts = st.integers(0, 2**53 - 1)
+Counts = st.integers(0, LARGEST)
 Policies = st.builds(
     Policy, windows=st.booleans(), clipboard=st.sampled_from(["off", "use", "details"]),
     files=st.booleans(), keys=st.sampled_from(["disabled", "basic", "strict", "comprehensive"]),
@@ -71,7 +71,7 @@ Entries: st.SearchStrategy[Entry] = st.one_of(
         st.builds(Unseen, part=st.sampled_from(["keys", "files"]), why=Texts), max_size=8)),
     st.builds(Window, title=Texts, program=Names, instance=Names, left_out=Counts),
     st.builds(Display, width=st.integers(1, 65_535), height=st.integers(1, 65_535)),
-    st.builds(Clipboard, program=Names, changes=st.integers(1, 2**53 - 1),
+    st.builds(Clipboard, program=Names, changes=st.integers(1, LARGEST),
               formats=st.none() | st.lists(Names, max_size=32), size=st.none() | Counts),
     key_entries(),
 )  # fmt: skip
@@ -134,8 +134,8 @@ def test_the_largest_entries_fit() -> None:
     wide = "\U0001f600" * 100
     largest = [
         Clipboard(selection="PRIMARY", owned=True, program=wide, changes=1,
-                  formats=["\U0001f600" * 100] * 32, size=2**53 - 1),
-        Keys(level="comprehensive", span=2**53 - 1, count=300, classes=None,
+                  formats=["\U0001f600" * 100] * 32, size=LARGEST),
+        Keys(level="comprehensive", span=LARGEST, count=300, classes=None,
              keys=["Control+Alt+Super+Hangul_switch_xxxxxxxxxxxxxxxxxxxxxxxx"] * 256),
     ]  # fmt: skip
     for entry in largest:

@@ -13,8 +13,7 @@ from uuid import NAMESPACE_URL, uuid5
 
 from pydantic import Field, ValidationError
 
-from schemas.canonical import InvalidModel, Strict
-from schemas.manifests import Count
+from schemas.canonical import Count, InvalidModel, Strict
 from schemas.rdp_commands import ServerAction
 from schemas.rdp_config import DesiredServer, Host, Owner, Port, ServerConfig, ServerId, ServerName
 from schemas.rdp_processes import Code, Why

@@ -11,8 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from schemas.canonical import Strict
-from schemas.manifests import Count
+from schemas.canonical import Count, Strict
 from schemas.rdp_config import DesiredServer, ServerId
 from schemas.rdp_processes import Code, ProcessChanged, ServerPids, Why
 from schemas.rdp_states import PROCESS_STEPS, ProcessState, check_step

@@ -1,4 +1,4 @@
-"""Small things that all routes need: cursors, entity tags, conditional answers."""
+"""Small things that all routes need: parameters, cursors, entity tags, conditional answers."""
 
 from __future__ import annotations
 
@@ -6,15 +6,20 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
+from fastapi import Query
 from starlette.requests import Request
 from starlette.responses import Response
 
 from agents.session.api.problems import ApiProblem, Code
+from schemas.canonical import LARGEST
 
 CHECK_BYTES = 6
 MAX_CURSOR = 512
+Micros = Annotated[int | None, Query(ge=0, le=LARGEST)]
+"""Event time in microseconds."""
+Cursor = Annotated[str | None, Query(max_length=MAX_CURSOR)]
 
 
 def write_cursor(place: Sequence[int | str], about: Mapping[str, Any]) -> str:

@@ -45,11 +45,10 @@ from agents.session.recorder.spool_folder import (
     on_disk,
     session_of,
 )
-from schemas.canonical import Strict, decode, encode
+from schemas.canonical import Count, Hex32, Strict, decode, encode
 from schemas.controls import Open
 from schemas.errors import FormatError
 from schemas.frames import FrameRecord
-from schemas.manifests import Count, Hex32
 from schemas.notes import Signer
 
 log = structlog.get_logger(__name__)

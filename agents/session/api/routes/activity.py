@@ -17,13 +17,12 @@ from agents.session.api.guard import BASE, ReaderOf, VisibleSession
 from agents.session.api.metrics import ApiMetrics
 from agents.session.api.problems import ApiProblem, Code, responses
 from agents.session.api.streams import Positions, Watching, live_events
-from agents.session.api.support import json_bytes, read_cursor, reply, write_cursor
+from agents.session.api.support import Cursor, Micros, json_bytes, read_cursor, reply, write_cursor
 from schemas.access import EVERYTHING, Claims
 
 router = APIRouter(prefix=BASE, tags=["activity"])
 MOST_PAGES = 40
 Text = Annotated[str, Query(max_length=300)]
-Micros = Annotated[int | None, Query(ge=0, le=2**53 - 1)]
 
 
 @router.get(
@@ -49,7 +48,7 @@ async def audit(
     since: Micros = None,
     until: Micros = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    cursor: Annotated[str | None, Query(max_length=512)] = None,
+    cursor: Cursor = None,
 ) -> Response:
     """Who did what, the newest first. A page may have few entries and still a `next`."""
     api = api_of(request)

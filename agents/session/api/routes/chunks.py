@@ -14,14 +14,21 @@ from agents.session.api.context import Api, api_of
 from agents.session.api.guard import BASE, ReaderOf, VisibleSession
 from agents.session.api.problems import ApiProblem, Code, responses
 from agents.session.api.ranges import check_range
-from agents.session.api.support import json_bytes, matches, read_cursor, reply, write_cursor
+from agents.session.api.support import (
+    Cursor,
+    Micros,
+    json_bytes,
+    matches,
+    read_cursor,
+    reply,
+    write_cursor,
+)
 from schemas.audit import ResourceRead
 
 router = APIRouter(prefix=f"{BASE}/sessions/{{session}}", tags=["chunks"])
 MAX_LIMIT = 1000
 MAX_INDEX = 2**32 - 1
 Index = Annotated[int, Path(ge=0, le=MAX_INDEX)]
-Micros = Annotated[int | None, Query(ge=0, le=2**53 - 1)]
 OCTETS = "application/octet-stream"
 
 
@@ -38,7 +45,7 @@ async def list_chunks(
     since: Annotated[Micros, Query(description="With records at this event time or later")] = None,
     until: Annotated[Micros, Query(description="With records before this event time")] = None,
     limit: Annotated[int, Query(ge=1, le=MAX_LIMIT)] = 100,
-    cursor: Annotated[str | None, Query(max_length=512)] = None,
+    cursor: Cursor = None,
 ) -> Response:
     """The stored chunks of a session in the order of their index.
 

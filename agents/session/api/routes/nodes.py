@@ -18,7 +18,7 @@ from agents.session.api.context import Api, api_of
 from agents.session.api.guard import BASE, ReaderOf
 from agents.session.api.node_views import unpack, work_key
 from agents.session.api.problems import ApiProblem, Code, responses
-from agents.session.api.support import json_bytes, read_cursor, reply, write_cursor
+from agents.session.api.support import Cursor, json_bytes, read_cursor, reply, write_cursor
 from schemas.node_base import shelf_of
 from schemas.node_credits import WINDOW_SLOTS, rows_of, statement, statement_bytes
 from schemas.node_events import Health, Registration
@@ -39,7 +39,7 @@ async def list_nodes(
     state: Registration | None = None,
     health: Health | None = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    cursor: Annotated[str | None, Query(max_length=512)] = None,
+    cursor: Cursor = None,
 ) -> Response:
     """Nodes by their ids."""
     api, about = api_of(request), {"state": state, "health": health}

@@ -24,13 +24,12 @@ from agents.session.api.guard import (
 )
 from agents.session.api.problems import ApiProblem, Code, responses
 from agents.session.api.rdp_views import ROSTER, SLOTS, slot_key
-from agents.session.api.support import json_bytes, read_cursor, reply, write_cursor
+from agents.session.api.support import Cursor, Micros, json_bytes, read_cursor, reply, write_cursor
 from schemas.access import EVERYTHING
 from schemas.rdp_states import PortState, ServerState
 
 router = APIRouter(prefix=f"{BASE}/rdp", tags=["rdp"])
 Text = Annotated[str, Query(max_length=300)]
-Micros = Annotated[int | None, Query(ge=0, le=2**53 - 1)]
 MAX_LIMIT = 100
 
 
@@ -43,7 +42,7 @@ async def list_rdp_servers(
     owner: Text = "",
     deleted: Annotated[bool, Query(description="With the newest 200 deleted ones")] = False,
     limit: Annotated[int, Query(ge=1, le=MAX_LIMIT)] = 50,
-    cursor: Annotated[str | None, Query(max_length=512)] = None,
+    cursor: Cursor = None,
 ) -> Response:
     """RDP servers in the reader's scope, the newest first."""
     about = {"rdp": "servers", "state": state, "host": host, "owner": owner, "deleted": deleted}

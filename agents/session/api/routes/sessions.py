@@ -15,12 +15,19 @@ from agents.session.api.guard import BASE, ReaderOf, VisibleSession
 from agents.session.api.index import Listed, Page, Sort, item_of
 from agents.session.api.index import Query as Wanted
 from agents.session.api.problems import ApiProblem, Code, responses
-from agents.session.api.support import json_bytes, read_cursor, reply, tag_of, write_cursor
+from agents.session.api.support import (
+    Cursor,
+    Micros,
+    json_bytes,
+    read_cursor,
+    reply,
+    tag_of,
+    write_cursor,
+)
 from schemas.live import LiveState
 
 router = APIRouter(prefix=BASE, tags=["sessions"])
 Text = Annotated[str, Query(max_length=1000)]
-Micros = Annotated[int | None, Query(ge=0, le=2**53 - 1)]
 MAX_LIMIT = 100
 _OF_A_CURSOR = tuple(one.name for one in fields(Wanted) if one.name != "limit")
 
@@ -38,7 +45,7 @@ async def list_sessions(
     sort: Annotated[Sort, Query(description="What the order is by")] = "started",
     order: Annotated[str, Query(pattern="^(asc|desc)$")] = "desc",
     limit: Annotated[int, Query(ge=1, le=MAX_LIMIT)] = 50,
-    cursor: Annotated[str | None, Query(max_length=512)] = None,
+    cursor: Cursor = None,
 ) -> Response:
     """Sessions in the reader's scope, the newest first."""
     query = Wanted(

@@ -15,9 +15,8 @@ from agents.session.recorder.sources.base import Source
 from agents.session.recorder.sources.file import FileSource
 from agents.session.recorder.sources.synthetic import SyntheticSource
 from schemas.activity import Policy
-from schemas.canonical import Strict
+from schemas.canonical import Count, Strict
 from schemas.errors import LucidError
-from schemas.manifests import Count
 
 
 class ActivityRefused(LucidError):
