@@ -33,8 +33,8 @@ def pass_through(
     batch_bytes: int = BATCH_BYTES,
 ) -> tuple[float, float]:  # fmt: skip
     """Seconds from the first request for records to the last acknowledgement; seconds of CPU."""
-    by_text = [{str(number): offset for number, offset in one.items()} for one in (start, end)]
-    job = Job(servers, source, target, *by_text, batch_bytes, FETCH_BYTES, FETCH_ROOM)
+    first, behind = ({str(number): at for number, at in one.items()} for one in (start, end))
+    job = Job(servers, source, target, first, behind, batch_bytes, FETCH_BYTES, FETCH_ROOM)
     done = subprocess.run(
         [sys.executable, "-m", "bench.relay", json.dumps(asdict(job))],
         capture_output=True, timeout=DEADLINE, check=False,

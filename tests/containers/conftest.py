@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -64,7 +65,7 @@ class Deployed:
         self.compose("up", "-d", *names, more=more)
         assert wait_healthy(names, HEALTHY_SECONDS) == {}
 
-    def validate(self) -> tuple[set[tuple[str, str]], dict[str, object]]:
+    def validate(self) -> tuple[set[tuple[str, str]], dict[str, Any]]:
         """What failed, as (container, check), and the whole document."""
         done = subprocess.run(
             [LUCID, "validate", "containers", "--json"], capture_output=True, text=True,

@@ -14,7 +14,7 @@ from cryptography import x509
 
 from agents.deployment import certificates, servers
 from agents.deployment.initialise import InitRefused, initialise, users
-from agents.deployment.services import SERVICES
+from agents.deployment.services import SERVICES, Service
 from agents.platform.settings import Settings
 from agents.platform.token_keys import list_keys, rotate
 
@@ -51,7 +51,7 @@ def test_every_file_is_its_owners_only(deployed: Path) -> None:
 
 
 @pytest.mark.parametrize("one", SERVICES, ids=lambda one: one.name)
-def test_a_service_has_its_own_secrets_and_no_others(deployed: Path, one: object) -> None:
+def test_a_service_has_its_own_secrets_and_no_others(deployed: Path, one: Service) -> None:
     folder = deployed / "services" / one.name
     assert {path.name for path in (folder / "keys").iterdir()} == set(one.keys)
     config = tomllib.loads((folder / "lucid.toml").read_text())

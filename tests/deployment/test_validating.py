@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -28,7 +29,7 @@ class Engine:
         self.broken, self.drift = broken, drift or []
 
     def __call__(self, arguments: Any, **_: Any) -> Any:
-        done = lambda text="", code=0, error="": engine.subprocess.CompletedProcess(  # noqa: E731
+        done = lambda text="", code=0, error="": subprocess.CompletedProcess(  # noqa: E731
             arguments, code, text, error
         )
         if arguments[:2] == ["container", "inspect"]:
@@ -120,7 +121,7 @@ def test_what_a_container_said_is_asked_of_the_engine(made_up: Callable[[Engine]
     class Logs(Engine):
         def __call__(self, arguments: Any, **_: Any) -> Any:
             assert arguments[0] == "logs"
-            return engine.subprocess.CompletedProcess(arguments, 0, "", "error: no such key\n")
+            return subprocess.CompletedProcess(arguments, 0, "", "error: no such key\n")
 
     made_up(Logs())
     assert validating.said(NAME) == "no such key"
@@ -131,7 +132,7 @@ def test_nobody_waits_for_a_container_that_is_started_again_and_again(
 ) -> None:
     monkeypatch.setattr(validating, "container", lambda _: {
         "RestartCount": looking.GIVEN_UP, "State": {"Status": "restarting"}})  # fmt: skip
-    monkeypatch.setattr(validating.time, "sleep", lambda _: pytest.fail("it waited"))
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it waited"))
     validating.settle(["a"])
 
 
@@ -148,7 +149,7 @@ def test_topics_that_differ_are_named_and_no_session_is_tried(
 
 def test_a_shell_that_runs_and_one_that_cannot_be_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     def answer(code: int, said: str) -> None:
-        done = engine.subprocess.CompletedProcess([], code, "", said)
+        done = subprocess.CompletedProcess([], code, "", said)
         monkeypatch.setattr(validating, "docker", lambda *_, **__: done)
 
     answer(0, "")
@@ -258,7 +259,7 @@ def test_validation_waits_for_the_first_look_at_health(monkeypatch: pytest.Monke
     states = iter(["starting", "healthy"])
     monkeypatch.setattr(validating, "container", lambda _: {
         "State": {"Status": "running", "Health": {"Status": next(states)}}})  # fmt: skip
-    monkeypatch.setattr(validating.time, "sleep", lambda _: None)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
     validating.settle(["a"])
     assert next(states, "none") == "none"
 
@@ -320,7 +321,7 @@ def test_compose_is_called_as_it_was_started(monkeypatch: pytest.MonkeyPatch) ->
         "docker",
         lambda arguments, **_: (
             seen.append(arguments),
-            engine.subprocess.CompletedProcess(arguments, 0, "out", ""),
+            subprocess.CompletedProcess(arguments, 0, "out", ""),
         )[1],
     )
     assert engine.Compose(Engine.container("lucid-kafka")).lucid("verify", "x") == "out"

@@ -163,6 +163,7 @@ def stories_whole(told: Told) -> list[str]:
     ):  # fmt: skip
         number = "version" if kind is ServerChanged else "seq"
         by_key: dict[str, dict[int, str]] = {}
+        one: Any
         for one in told.of(kind):
             states = by_key.setdefault(str(getattr(one, key)), {})
             states[getattr(one, number)] = str(one.state)

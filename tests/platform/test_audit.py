@@ -107,7 +107,7 @@ def test_the_environment_does_not_decide_who_acts(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("USER", "somebody-else")
     monkeypatch.setenv("LOGNAME", "somebody-else")
     assert acting_user() == pwd.getpwuid(os.getuid()).pw_name
-    monkeypatch.setattr(audit.os, "getuid", lambda: 3_999_999)
+    monkeypatch.setattr(os, "getuid", lambda: 3_999_999)
     assert acting_user() == "uid 3999999"
 
 

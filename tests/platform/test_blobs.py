@@ -50,7 +50,7 @@ def test_a_disk_that_refuses_leaves_nothing_under_the_name(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(module.os, call, full)
+        patched.setattr(os, call, full)
         with pytest.raises(StoreFailed, match="No space left") as caught:
             blobs.put(SESSION, chunk_name(1), b"new")
     assert SESSION in str(caught.value)
@@ -72,8 +72,8 @@ def test_a_name_appears_after_its_bytes_are_on_disk(
 
     blobs = Blobs(tmp_path)
     blobs.put(SESSION, "a", b"x")
-    monkeypatch.setattr(module.os, "fsync", noted("fsync", os.fsync))
-    monkeypatch.setattr(module.os, "link", noted("link", os.link))
+    monkeypatch.setattr(os, "fsync", noted("fsync", os.fsync))
+    monkeypatch.setattr(os, "link", noted("link", os.link))
     blobs.put(SESSION, "b", b"y")
     assert order == ["fsync", "link", "fsync"]
 
@@ -150,13 +150,13 @@ def test_a_repair_while_a_session_is_erased_leaves_nothing(
 ) -> None:
     blobs = Blobs(tmp_path)
     blobs.put(SESSION, chunk_name(0), b"rotten")
-    real = module.os.replace
+    real = os.replace
 
     def erased_meanwhile(source: Path, target: Path) -> None:
         (target.parent / ERASED_CONTENT).write_bytes(b"record")
         real(source, target)
 
-    monkeypatch.setattr(module.os, "replace", erased_meanwhile)
+    monkeypatch.setattr(os, "replace", erased_meanwhile)
     with pytest.raises(SessionErased):
         blobs.replace(SESSION, chunk_name(0), "00000000.aa.chunk", b"right")
     conflicts = blobs.folder(SESSION) / "conflicts"

@@ -17,6 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 from agents.platform import stack
+from agents.platform.ports import free_port, is_free
 from agents.platform.settings import Settings
 from agents.platform.stack import commands, processes, starter, supervisor
 from agents.platform.stack.processes import Identity
@@ -102,17 +103,17 @@ def test_a_port_lost_between_choice_and_use_is_replaced(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as thief:
         lost = thief.getsockname()[1]
-        choices = iter([lost, starter.free_port()])
+        choices = iter([lost, free_port()])
         monkeypatch.setattr(starter, "free_port", lambda: next(choices))
         assert str(lost) not in stack.up(settings).redis
 
 
 def test_a_port_that_is_asked_for_is_used_or_refused(settings: Settings) -> None:
-    port = starter.free_port()
+    port = free_port()
     assert stack.up(settings, ports={"redis": port}).redis == f"redis://127.0.0.1:{port}/0"
-    other = starter.free_port()
+    other = free_port()
     assert stack.up(settings, ports={"redis": other}).started == ("redis",)
-    assert starter.is_free(port)
+    assert is_free(port)
     with (
         socket.create_server(("127.0.0.1", port)),
         pytest.raises(stack.PortTaken, match=str(port)),
@@ -149,7 +150,7 @@ def test_a_process_that_has_the_number_of_a_dead_server_is_left_alone(
         folder = StackFolder(settings.stack_dir)
         with folder.locked(lambda step: None):
             recycled = Identity(pid=bystander.pid, created=created - 60)
-            record = Record(process=recycled, ports=[starter.free_port()], version="1")
+            record = Record(process=recycled, ports=[free_port()], version="1")
             folder.write(State(servers={"redis": record}))
         assert redis_status(settings).state == "stopped"
         assert stack.down(settings) == []

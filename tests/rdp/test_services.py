@@ -67,8 +67,8 @@ def lucid(stack: Stack) -> Iterator[Installation]:
         finally:
             statuses = {name: found.stop(name) for name in list(found.running)}
             for processes in mine(found).values():
-                for one in processes:
-                    subprocess.run(["kill", "-KILL", str(one.pid)], check=False)
+                for left in processes:
+                    subprocess.run(["kill", "-KILL", str(left.pid)], check=False)
             assert set(statuses.values()) <= {0}, statuses
 
 

@@ -59,4 +59,6 @@ def test_the_second_version_of_a_stored_chunk_says_all_that_the_first_did() -> N
 
 def test_the_contract_names_the_model_of_the_topic() -> None:
     contract = parse_contract((Path(__file__).parents[2] / "topics.yaml").read_text())
-    assert contract.topic("session.events").model().types is EVENT_TYPES
+    model = contract.topic("session.events").model()
+    assert issubclass(model, SessionEvent)
+    assert model.types is EVENT_TYPES

@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from schemas.envelope import Event
 
+AnyEvent = TypeVar("AnyEvent", bound=Event)
 Sample = dict[str, Any]
 Parts = tuple[bytes, list[tuple[str, bytes | None]], bytes]
 
@@ -56,7 +57,7 @@ def record(fields: Sample) -> Parts:
     return fields["key"].encode(), headers, value.encode()
 
 
-def read_and_written_again(kind: type[Event], fields: Sample) -> Event:
+def read_and_written_again(kind: type[AnyEvent], fields: Sample) -> AnyEvent:
     """The event of a sample, which is written again byte for byte as it was."""
     key, headers, value = record(fields)
     event = kind.from_kafka(key, headers, value)

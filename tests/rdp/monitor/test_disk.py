@@ -9,7 +9,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agents.rdp.monitor import disk as module
 from agents.rdp.monitor.disk import Disk, FolderWalk
 
 
@@ -119,7 +118,7 @@ def test_what_cannot_be_opened_makes_a_lower_bound(
             raise PermissionError(13, "no")
         return real(path, flags)
 
-    monkeypatch.setattr(module.os, "open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     walk = FolderWalk(tmp_path)
     walk_through(walk, 1000)
     assert (walk.size or 0) > 0

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.rdp.monitor import processes
 from agents.rdp.monitor.processes import (
     Ref,
     Stat,
@@ -119,7 +118,7 @@ def test_memory_is_that_of_the_same_process_only(monkeypatch: pytest.MonkeyPatch
     def refused(pid: int) -> None:
         raise psutil.AccessDenied(pid)
 
-    monkeypatch.setattr(processes.psutil, "Process", refused)
+    monkeypatch.setattr(psutil, "Process", refused)
     assert memory_of(mine) == (mine.rss, False)
 
 

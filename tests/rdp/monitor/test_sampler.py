@@ -15,7 +15,7 @@ from agents.rdp.monitor import sampler as module
 from agents.rdp.monitor.disk import Disk
 from agents.rdp.monitor.processes import PAGE, TICKS, Ref, read_stat, read_table
 from agents.rdp.monitor.sampler import Sampler, folders_of
-from agents.rdp.monitor.sockets import NoSocketCounts, read_sockets
+from agents.rdp.monitor.sockets import NoSocketCounts, Socket, read_sockets
 from agents.rdp.monitor.targets import ServerTarget, SessionTarget
 from schemas.rdp_metrics import MIB, MeasuredLimits, ServerMetrics
 from tests.rdp.monitor.trees import Tree, a_tree
@@ -243,7 +243,7 @@ def test_bytes_and_connections_are_the_kernels(house: House, root: Tree) -> None
 def test_without_socket_counts_everything_else_is_measured(root: Tree) -> None:
     clock, answers = Clock(), [NoSocketCounts("no netlink")] * 2
 
-    def sockets() -> dict[int, module.Socket]:
+    def sockets() -> dict[int, Socket]:
         if answers:
             raise answers.pop()
         return read_sockets()
@@ -264,9 +264,9 @@ def test_a_process_that_ends_while_it_is_looked_at_is_counted_as_vanished(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with a_tree(children=2) as root:
-        real: Callable[..., dict[int, module.Socket]] = house.sampler._read_sockets
+        real: Callable[..., dict[int, Socket]] = house.sampler._read_sockets
 
-        def after_the_table() -> dict[int, module.Socket]:
+        def after_the_table() -> dict[int, Socket]:
             root.tell("kill")
             return real()
 

@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.platform.sock_diag import inodes_of
-from agents.rdp.monitor import sockets
 from agents.rdp.monitor.sockets import (
     ESTABLISHED,
     NoSocketCounts,
@@ -115,7 +114,7 @@ def packet(kind: int, body: bytes = b"", length: int | None = None, sequence: in
 def test_a_kernel_that_does_not_answer_is_a_typed_error(
     monkeypatch: pytest.MonkeyPatch, answers: list[bytes]
 ) -> None:
-    monkeypatch.setattr(sockets.socket, "socket", Link(*answers))
+    monkeypatch.setattr(socket, "socket", Link(*answers))
     with pytest.raises(NoSocketCounts, match="does not tell"):
         read_sockets()
 
@@ -123,7 +122,7 @@ def test_a_kernel_that_does_not_answer_is_a_typed_error(
 def test_answers_to_another_request_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     body = message(info=counts(11, 20))
     link = Link(packet(20, body, sequence=99) + packet(20, body), packet(3), packet(3, sequence=10))
-    monkeypatch.setattr(sockets.socket, "socket", link)
+    monkeypatch.setattr(socket, "socket", link)
     assert list(read_sockets()) == [7]
 
 

@@ -15,10 +15,10 @@ from agents.platform.health import Health
 from agents.platform.limiting import Limiter
 from agents.platform.metrics import Metrics
 from agents.platform.tokens import TokenExpired
-from agents.session.api import app as app_module
 from agents.session.api import guard
 from agents.session.api.app import ROUTERS, make_app, serving
 from agents.session.api.dispatch import Dispatcher, Node, Tree, plan_of
+from agents.session.api.envelope import Envelope
 from agents.session.api.guard import BASE, ROUTES
 from agents.session.api.index import SessionIndex
 from agents.session.api.metrics import ApiMetrics
@@ -138,7 +138,7 @@ class House:
     ) -> Answer:  # fmt: skip
         envelope: Any = serving(self.app)
         if not short:
-            envelope = app_module.Envelope(self.app, metrics=self.app.state.metrics)
+            envelope = Envelope(self.app, metrics=self.app.state.metrics)
         sent = {"Authorization": f"Bearer {token}", "X-Request-Id": "r", **headers}
         return await ask(envelope, method, path, sent)
 

@@ -17,9 +17,10 @@ from agents.platform.catalog import Catalog
 from agents.platform.contract import apply_contract, load_contract
 from agents.platform.eventbus import EventBus
 from agents.platform.producer import Producer
+from agents.platform.projections import wall_clock
 from agents.platform.settings import Settings
 from agents.session.pipeline.agent import Watch
-from agents.session.pipeline.keeper import NotYet, SessionKeeper, Topics, wall_clock
+from agents.session.pipeline.keeper import NotYet, SessionKeeper, Topics
 from agents.session.pipeline.reconciliation import StoredChunk, reconcile
 from agents.session.pipeline.settings import PipelineSettings
 from agents.session.pipeline.states import SessionState

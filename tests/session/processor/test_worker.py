@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TypeAlias
 from uuid import uuid4
 
 import pytest
@@ -40,7 +41,7 @@ from tests.platform.topics import expire
 from tests.session.processor.test_sealing import PROCESSOR, make_log, seal
 
 PARTITION = 3
-Raw = ConsumerRecord[bytes, bytes]
+Raw: TypeAlias = ConsumerRecord[bytes, bytes]
 _seeds = itertools.count(100)
 
 
