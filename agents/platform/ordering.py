@@ -1,13 +1,18 @@
 """A command of the shell to a service: noted for the audit, sent, and its answer waited for.
 
 ORDERS = Orders("rdp.server.commands", "rdp.server.events", ServerEvent,
-                (ServerCommandDone, ServerCommandRefused))
-answer = await ORDERS.send(settings, command, act, key, seconds=60)
+                ServerCommandDone, ServerCommandRefused)
+done = await ORDERS.send(settings, command, act, key, seconds=60)
+
+LucidError
+├── Refused     the service did not carry the command out, and says why
+└── NoAnswer    agents/platform/answers.py: it may still do it
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 from agents.platform.answers import Answers
 from agents.platform.audit import Audit
@@ -16,28 +21,50 @@ from agents.platform.producer import Producer
 from agents.platform.settings import Settings
 from schemas.canonical import Strict, encode
 from schemas.envelope import AnsweringEvent
+from schemas.errors import LucidError
 from schemas.node_commands import NodeCommand
 from schemas.rdp_commands import ServerCommand
 from schemas.rdp_session_commands import RdpSessionCommand
 
+Done = TypeVar("Done", bound=Strict)
+
+
+class Refusal(Protocol):
+    """What answers of refusal have in common."""
+
+    @property
+    def action(self) -> str: ...
+    @property
+    def code(self) -> str: ...
+    @property
+    def reason(self) -> str: ...
+
+
+class Refused(LucidError):
+    """A service refused a command; the code is the answer's."""
+
+    def __init__(self, answer: Refusal) -> None:
+        super().__init__(f"{answer.action} refused, {answer.code}: {answer.reason}")
+
 
 @dataclass(frozen=True)
-class Orders:
-    """A topic of commands, the topic that answers them, and the data of answers there."""
+class Orders(Generic[Done]):
+    """A topic of commands, the topic that answers them, and the data of both answers there."""
 
     commands: str
     events: str
     kind: type[AnsweringEvent]
-    answers: tuple[type[Strict], ...]
+    done: type[Done]
+    refused: type[Refusal]
 
     async def send(
         self, settings: Settings, command: NodeCommand | ServerCommand | RdpSessionCommand,
         act: Strict, about: str, *, seconds: float,
-    ) -> Strict | None:  # fmt: skip
+    ) -> Done | None:  # fmt: skip
         """The answer's data, or None for 0 seconds.
 
         act: what the audit keeps. about: its subject, and the command's key.
-        Raises NoAnswer, TopicDrift, Transient.
+        Raises Refused, NoAnswer, TopicDrift, Transient.
         """
         contract = await ensure_contract(settings)
         topic = contract.topic(self.commands).full_name
@@ -48,4 +75,9 @@ class Orders:
                 return None
             async with Answers(settings, contract, self.events, self.kind) as answers:
                 await producer.send(topic, encode(command), key=about.encode())
-                return (await answers.wait(command.id, seconds, types=self.answers)).data
+                types = (self.done, self.refused)
+                answer = (await answers.wait(command.id, seconds, types=types)).data
+        if isinstance(answer, self.refused):
+            raise Refused(answer)
+        assert isinstance(answer, self.done)
+        return answer

@@ -1,8 +1,8 @@
 """A command to node management, and its answer.
 
 LucidError
-├── CommandRefused    the manager did not do it; says why
-└── NoAnswer          no manager answered within the time; it may still do it (agents.platform)
+├── Refused     agents/platform/ordering.py: the manager did not do it, and says why
+└── NoAnswer    no manager answered within the time; it may still do it
 """
 
 from __future__ import annotations
@@ -15,22 +15,13 @@ from agents.platform.answers import NoAnswer
 from agents.platform.ordering import Orders
 from agents.platform.settings import Settings
 from schemas.audit import NodeOrdered
-from schemas.errors import LucidError
 from schemas.node_commands import NodeCommand
 from schemas.node_events import LifecycleEvent, NodeCommandDone, NodeCommandRefused
 from schemas.node_states import NodeRefused
 
 WAIT = 15.0
 ORDERS = Orders("node.commands", "node.lifecycle", LifecycleEvent,
-                (NodeCommandDone, NodeCommandRefused))  # fmt: skip
-
-
-class CommandRefused(LucidError):
-    """The manager did not carry the command out."""
-
-    def __init__(self, what: str, *, cause: str) -> None:
-        super().__init__(what)
-        self.cause = cause
+                NodeCommandDone, NodeCommandRefused)  # fmt: skip
 
 
 def make_command(action: str, **fields: Any) -> NodeCommand:
@@ -39,17 +30,15 @@ def make_command(action: str, **fields: Any) -> NodeCommand:
 
 
 async def ask(settings: Settings, command: NodeCommand, seconds: float = WAIT) -> None:
-    """Send a command and wait until it is done. Raises CommandRefused, NoAnswer, Transient."""
+    """Send a command and wait until it is done. Raises Refused, NoAnswer, Transient."""
     act = NodeOrdered(command=command)
     try:
-        answer = await ORDERS.send(settings, command, act, command.about, seconds=seconds)
+        await ORDERS.send(settings, command, act, command.about, seconds=seconds)
     except NoAnswer as error:
         raise NoAnswer(
             f"no manager answered {command.action} of {command.about} within {seconds:g} s",
             hint="Start one with `lucid run node-management`; it does then what is in the topic",
         ) from error
-    if isinstance(answer, NodeCommandRefused):
-        raise CommandRefused(f"refused: {answer.reason}", cause=answer.code)
 
 
 def order(action: str, **fields: Any) -> NodeCommand:

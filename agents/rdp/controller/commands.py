@@ -24,7 +24,7 @@ from agents.platform.topic_reader import read_topic
 from agents.rdp.controller.errors import NoSuchSession
 from agents.rdp.controller.listing import Listing, Story
 from schemas.audit import RdpSessionOrdered
-from schemas.errors import FormatError, LucidError
+from schemas.errors import FormatError
 from schemas.rdp_session_commands import RdpSessionCommand, SessionAction
 from schemas.rdp_session_events import (
     RdpCommandDone,
@@ -39,15 +39,8 @@ from schemas.sessions import new_session_id, parse_session_id
 
 app = typer.Typer(help="Desktop sessions: who is on which server.", no_args_is_help=True)
 ORDERS = Orders("rdp.session.commands", "rdp.session.events", RdpSessionEvent,
-                (RdpCommandDone, RdpCommandRefused))  # fmt: skip
+                RdpCommandDone, RdpCommandRefused)  # fmt: skip
 Session = Annotated[str, typer.Argument(help="The desktop session's id.")]
-
-
-class Refused(LucidError):
-    """The controller refused a command; the code is the answer's."""
-
-    def __init__(self, answer: RdpCommandRefused) -> None:
-        super().__init__(f"{answer.action} refused, {answer.code}: {answer.reason}")
 
 
 @app.command("list")
@@ -119,7 +112,8 @@ def _order(action: SessionAction, session: str, reason: str, wait: float, as_jso
         {"id": str(new_session_id()), "host": story.session.host, "session": session,
          "action": action, "reason": reason}
     )  # fmt: skip
-    answer = asyncio.run(_send(settings, command, wait))
+    act = RdpSessionOrdered(command=command)
+    answer = asyncio.run(ORDERS.send(settings, command, act, command.session, seconds=wait))
     state = None if answer is None else answer.state
     if as_json:
         print_json({"command": command.id, "action": action, "session": session, "state": state})
@@ -127,18 +121,6 @@ def _order(action: SessionAction, session: str, reason: str, wait: float, as_jso
         typer.echo(f"Sent {action} of session {session}, command {command.id}")
     else:
         typer.echo(f"Session {session} is {state}")
-
-
-async def _send(
-    settings: Settings, command: RdpSessionCommand, wait: float
-) -> RdpCommandDone | None:
-    """Send a command; the answer, None if nobody waits for it. Raises Refused, NoAnswer."""
-    act = RdpSessionOrdered(command=command)
-    answer = await ORDERS.send(settings, command, act, command.session, seconds=wait)
-    if isinstance(answer, RdpCommandRefused):
-        raise Refused(answer)
-    assert answer is None or isinstance(answer, RdpCommandDone)
-    return answer
 
 
 async def read_listing(settings: Settings) -> Listing:

@@ -33,7 +33,7 @@ from schemas.sessions import new_session_id
 PORT_RESULTS = {"block_port": "blocked", "unblock_port": "not blocked"}
 app = typer.Typer(help="RDP servers: desktops that are recorded.", no_args_is_help=True)
 ORDERS = Orders("rdp.server.commands", "rdp.server.events", ServerEvent,
-                (ServerCommandDone, ServerCommandRefused))  # fmt: skip
+                ServerCommandDone, ServerCommandRefused)  # fmt: skip
 Name = Annotated[str, typer.Argument(help="The server's name or id.")]
 Host = Annotated[str, typer.Option(help="Whose; the manager's own host by default.")]
 
@@ -48,13 +48,6 @@ class InvalidServer(LucidError):
     """A server cannot be like this."""
 
     exit_status = 64  # EX_USAGE of sysexits.h
-
-
-class Refused(LucidError):
-    """The manager refused a command; the code is the answer's."""
-
-    def __init__(self, answer: ServerCommandRefused) -> None:
-        super().__init__(f"{answer.action} refused, {answer.code}: {answer.reason}")
 
 
 @app.command()
@@ -195,7 +188,8 @@ def _command(**fields: Any) -> ServerCommand:
 
 def _send_and_tell(command: ServerCommand, name: str, wait: float, as_json: bool) -> None:
     quiet()
-    answer = asyncio.run(_send(Settings.load(), command, wait))
+    act = RdpServerOrdered(command=command)
+    answer = asyncio.run(ORDERS.send(Settings.load(), command, act, command.key, seconds=wait))
     if answer is None:
         if as_json:
             print_json({"command": command.id, "action": command.action, "server": command.server})
@@ -211,18 +205,6 @@ def _send_and_tell(command: ServerCommand, name: str, wait: float, as_json: bool
     where = f", port {answer.port}" if answer.port and answer.server else ""
     what = answer.state or PORT_RESULTS[command.action]
     typer.echo(f"{name} is {what}{where}")
-
-
-async def _send(
-    settings: Settings, command: ServerCommand, wait: float
-) -> ServerCommandDone | None:
-    """Send a command; the answer, None if nobody waits for it. Raises Refused, NoAnswer."""
-    act = RdpServerOrdered(command=command)
-    answer = await ORDERS.send(settings, command, act, command.key, seconds=wait)
-    if isinstance(answer, ServerCommandRefused):
-        raise Refused(answer)
-    assert answer is None or isinstance(answer, ServerCommandDone)
-    return answer
 
 
 async def _documents(settings: Settings, collection: str) -> list[Document]:
