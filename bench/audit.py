@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import time
 
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import NewTopic
 
 from agents.auditor.trail import check_trail
 from agents.platform.audit import REQUEST_BYTES, Actor, Audit, AuditFull, audit_producer
+from agents.platform.broker import administering
 from agents.platform.contract import Contract, apply_contract, load_contract
 from agents.platform.producer import Producer, create_producer
 from agents.platform.service import StopSignal
@@ -55,10 +56,8 @@ def _act(number: int) -> ResourceRead:
 
 async def _bare(settings: Settings) -> float:
     """Seconds to send as many events, made beforehand, to a topic of their own."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_servers())
-    await admin.start()
-    await admin.create_topics([NewTopic("bare", 1, 1)])
-    await admin.close()
+    async with administering(settings) as admin:
+        await admin.create_topics([NewTopic("bare", 1, 1)])
     records = [
         AuditEvent(
             _act(n), "lucid/api/bench", SESSION, user=ADA.user, user_type=ADA.user_type,

@@ -30,8 +30,8 @@ from functools import partial
 from pathlib import Path
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
 
+from agents.platform.broker import administering
 from agents.platform.contract import apply_contract, load_contract
 from agents.platform.keys import init_keys
 from agents.platform.settings import Settings
@@ -142,14 +142,14 @@ def _assigned_at(processor: Running) -> float:
 
 def _runner(name: str) -> Callable[[Settings, Recorded], Taken]:
     def work(settings: Settings, recorded: Recorded) -> Taken:
-        return run_plain(name, settings.home, settings.kafka_servers(), _frames_topic(settings),
-                         recorded)  # fmt: skip
+        return run_plain(name, settings, _frames_topic(settings), recorded)
 
     return work
 
 
-def run_plain(name: str, home: Path, servers: str, topic: str, recorded: Recorded) -> Taken:
+def run_plain(name: str, settings: Settings, topic: str, recorded: Recorded) -> Taken:
     """Run a plain version until it has done these records; raises RuntimeError if it did not."""
+    home, servers = settings.home, settings.kafka_servers()
     expected = asyncio.run(on_topic(servers, topic, recorded))
     home.mkdir(parents=True, exist_ok=True)
     folder, log = home / f"plain-{name}-{secrets.token_hex(4)}", home / f"plain-{name}.log"
@@ -165,7 +165,7 @@ def run_plain(name: str, home: Path, servers: str, topic: str, recorded: Recorde
         )  # fmt: skip
     try:
         done = _told(process, folder / DONE_FILE, log)
-        asyncio.run(_committed(servers, topic, order.group, recorded))
+        asyncio.run(_committed(settings, topic, order.group, recorded))
         check_files(folder, key, expected)
         return done.ended - done.begun, done.cpu
     finally:
@@ -238,11 +238,9 @@ def check_files(folder: Path, key: bytes, expected: dict[str, Tally]) -> None:
             raise RuntimeError(f"{folder / session} holds {mine} instead of {tally}")
 
 
-async def _committed(servers: str, topic: str, group: str, recorded: Recorded) -> None:
+async def _committed(settings: Settings, topic: str, group: str, recorded: Recorded) -> None:
     """Wait until the group has committed all; raises RuntimeError if it does not, or other ones."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=servers)
-    await admin.start()
-    try:
+    async with administering(settings) as admin:
         deadline = time.monotonic() + 30
         while True:
             known = await admin.list_consumer_group_offsets(group)
@@ -257,5 +255,3 @@ async def _committed(servers: str, topic: str, group: str, recorded: Recorded) -
             if time.monotonic() > deadline:
                 raise RuntimeError(f"{group} has not committed all: {behind} of {topic}")
             await asyncio.sleep(0.1)
-    finally:
-        await admin.close()

@@ -21,8 +21,7 @@ from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from aiokafka.admin import AIOKafkaAdminClient
-
+from agents.platform.broker import administering
 from agents.platform.contract import apply_contract, load_contract
 from agents.platform.keys import init_keys
 from agents.platform.settings import Settings
@@ -185,14 +184,10 @@ def _group(settings: Settings) -> str:
     """The state of the processors' group, as the broker says."""
 
     async def look() -> str:
-        admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_servers())
-        await admin.start()
-        try:
+        async with administering(settings) as admin:
             (answer,) = await admin.describe_consumer_groups([f"{settings.topic_prefix}processor"])
-            (_, _, state, *_), *_ = answer.groups
-            return str(state)
-        finally:
-            await admin.close()
+        (_, _, state, *_), *_ = answer.groups
+        return str(state)
 
     return asyncio.run(look())
 

@@ -18,7 +18,6 @@ from typing import Protocol
 import structlog
 from aiokafka import ConsumerRecord
 
-import agents.platform.header_names  # noqa: F401 - for what it does to every consumer
 from agents.platform.contract import Contract
 from agents.platform.letter_limit import LetterLimit
 from agents.platform.metrics import Metrics

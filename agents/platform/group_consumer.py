@@ -15,7 +15,6 @@ from typing import Any
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-import agents.platform.response_buffer  # noqa: F401 - for what it does to every connection
 from agents.platform.partition import PartitionWorker
 
 log = structlog.get_logger(__name__)

@@ -45,7 +45,6 @@ from aiokafka.errors import (
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.structs import RecordMetadata
 
-import agents.platform.request_encoding  # noqa: F401 - for what it does to every request
 from agents.platform.broker import explain, unreachable
 from agents.platform.metrics import Metrics
 from agents.platform.retry import Transient

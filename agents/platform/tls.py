@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+from agents.platform.aiokafka_changes import change_aiokafka
 from agents.platform.keys import KeyProblem, read_key_file
 from agents.platform.settings import Settings, SettingsError
 
@@ -106,7 +107,11 @@ def _unusable(name: str, path: Path | None, error: Exception, wanted: str) -> Tl
 
 
 def kafka_options(settings: Settings) -> dict[str, Any]:
-    """What every client of aiokafka is made with: where, and how; raises SettingsError."""
+    """What every client of aiokafka is made with: where, and how; raises SettingsError.
+
+    Whoever has them uses aiokafka as it is changed (agents/platform/aiokafka_changes).
+    """
+    change_aiokafka()
     options: dict[str, Any] = {
         "bootstrap_servers": settings.kafka_servers(),
         "security_protocol": settings.kafka_security,

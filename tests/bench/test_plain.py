@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaProducer
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from agents.platform.settings import Settings
 from bench import frameworks
@@ -19,6 +18,7 @@ from bench.plain import job as job_module
 from bench.plain.job import DONE_FILE, KEY_FILE, Done, Job, Order, read_session
 from bench.recorded import Recorded
 from tests.conftest import Stack
+from tests.platform.topics import create_topic
 
 KEY = bytes(range(32))
 
@@ -117,12 +117,9 @@ def test_ratios_are_to_the_best_of_each_round() -> None:
 # -- on a real broker ------------------------------------------------------------------------------
 
 
-async def _fill(servers: str, topic: str) -> Recorded:
-    admin = AIOKafkaAdminClient(bootstrap_servers=servers)
-    await admin.start()
-    await admin.create_topics([NewTopic(topic, 3, 1)])
-    await admin.close()
-    producer = AIOKafkaProducer(bootstrap_servers=servers, acks="all")
+async def _fill(settings: Settings, topic: str) -> Recorded:
+    await create_topic(settings, topic, 3)
+    producer = AIOKafkaProducer(bootstrap_servers=settings.kafka_servers(), acks="all")
     await producer.start()
     sizes = []
     for number in range(60):
@@ -141,11 +138,12 @@ async def _fill(servers: str, topic: str) -> Recorded:
 def test_a_plain_version_does_the_whole_job(stack: Stack, tmp_path: Path, name: str) -> None:
     if not PLAIN[name].exists():
         pytest.skip("`make bench-plain` installs it")
+    settings = Settings.load(home=tmp_path, kafka=stack.kafka)
     topic = f"plain-{name}-{secrets.token_hex(4)}"
-    recorded = asyncio.run(_fill(stack.kafka, topic))
+    recorded = asyncio.run(_fill(settings, topic))
     assert sum(one.records for one in asyncio.run(
         on_topic(stack.kafka, topic, recorded)).values()) == 60  # fmt: skip
-    seconds, cpu = run_plain(name, tmp_path, stack.kafka, topic, recorded)
+    seconds, cpu = run_plain(name, settings, topic, recorded)
     assert 0 < seconds < 60
     assert 0 < cpu < 20
     (folder,) = [path for path in tmp_path.iterdir() if path.is_dir()]
@@ -155,11 +153,12 @@ def test_a_plain_version_does_the_whole_job(stack: Stack, tmp_path: Path, name: 
 def test_a_version_that_dies_gives_no_figure(
     stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    settings = Settings.load(home=tmp_path, kafka=stack.kafka)
     topic = f"plain-dies-{secrets.token_hex(4)}"
-    recorded = asyncio.run(_fill(stack.kafka, topic))
+    recorded = asyncio.run(_fill(settings, topic))
     monkeypatch.setitem(frameworks.PLAIN, "quix", Path("/bin/false"))
     with pytest.raises(RuntimeError, match="did not do all"):
-        run_plain("quix", tmp_path, stack.kafka, topic, recorded)
+        run_plain("quix", settings, topic, recorded)
 
 
 async def test_all_versions_take_the_same_records(

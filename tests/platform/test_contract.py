@@ -7,10 +7,10 @@ from uuid import uuid4
 
 import pytest
 import yaml
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from typer.testing import CliRunner
 
+from agents.platform.broker import administering
 from agents.platform.contract import (
     TopicDrift,
     apply_contract,
@@ -49,13 +49,9 @@ async def test_a_changed_setting_is_drift_with_both_values(settings: Settings) -
     contract = load_contract(settings)
     await apply_contract(settings, contract)
     name = contract.topic("session.frames").full_name
-    client = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_servers())
-    await client.start()
-    try:
-        wanted = ConfigResource(ConfigResourceType.TOPIC, name, {"max.message.bytes": "5000"})
+    wanted = ConfigResource(ConfigResourceType.TOPIC, name, {"max.message.bytes": "5000"})
+    async with administering(settings) as client:
         await client.alter_configs([wanted])
-    finally:
-        await client.close()
     with pytest.raises(TopicDrift, match="5000"):
         await ensure_contract(settings)
     changed = await apply_contract(settings, contract)

@@ -11,10 +11,10 @@ from uuid import uuid4
 
 import pytest
 from aiokafka import TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agents.platform.broker import administering
 from agents.platform.dataplane import Fail, OffsetTracker, Runner, RunnerStuck, Tasks
 from agents.platform.expiry import Expired, where_to_start
 from agents.platform.group_consumer import Gate
@@ -116,15 +116,11 @@ class Log:
 
 async def remake(group: Group) -> None:
     """Another topic under the same name."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=group.settings.kafka_servers())
-    await admin.start()
-    try:
+    async with administering(group.settings) as admin:
         await admin.delete_topics([group.topic])
         async with asyncio.timeout(20):
             while group.topic in await admin.list_topics():
                 await asyncio.sleep(0.05)
-    finally:
-        await admin.close()
     await create_topic(group.settings, group.topic, PARTITIONS)
 
 

@@ -9,8 +9,6 @@ from uuid import uuid4
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.admin.records_to_delete import RecordsToDelete
 
 from agents.platform.deadletters import DeadLetters
 from agents.platform.gaps import missed_before
@@ -20,7 +18,7 @@ from agents.platform.settings import Settings
 from schemas.deadletters import from_kafka
 from schemas.frames import InvalidFrameRecord
 from tests.conftest import Stack
-from tests.platform.topics import create_topic
+from tests.platform.topics import create_topic, expire
 
 LIMIT = 20_000
 
@@ -101,12 +99,7 @@ async def test_a_gap_is_told_from_a_lost_record(topics: Topics) -> None:
         for number in range(6):
             await producer.send(topics.name, b"%d" % number, partition=0)
     assert await missed_before(topics.settings, place, 2, 5) == (0, 2)
-    admin = AIOKafkaAdminClient(bootstrap_servers=topics.settings.kafka_servers())
-    await admin.start()
-    try:
-        await admin.delete_records({TopicPartition(*place): RecordsToDelete(before_offset=4)})
-    finally:
-        await admin.close()
+    await expire(topics.settings, *place, 4)
     assert await missed_before(topics.settings, place, 1, 4) == (4, None)
     assert await missed_before(topics.settings, place, 1, 6) == (4, 4)
     nowhere = Settings.load(home=topics.settings.home, kafka="127.0.0.1:1")

@@ -7,8 +7,9 @@ import struct
 import pytest
 from aiokafka.protocol.types import Array, Bytes, Int16, Int32, Schema, String
 
-import agents.platform.request_encoding  # noqa: F401 - what is tested
+from agents.platform.aiokafka_changes import change_aiokafka
 
+change_aiokafka()
 RECORDS = Array(("topic", String("utf-8")), ("parts", Array(("number", Int32), ("data", Bytes))))
 REQUEST = Schema(("acks", Int16), ("topics", RECORDS), ("numbers", Array(Int32)))
 

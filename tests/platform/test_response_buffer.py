@@ -11,10 +11,12 @@ import pytest
 import uvloop
 from aiokafka import conn
 
-from agents.platform.response_buffer import FIRST, ResponseBuffer
+from agents.platform.aiokafka_changes import change_aiokafka
+from agents.platform.aiokafka_changes.response_buffer import FIRST, ResponseBuffer
 
 Loop = Callable[[], asyncio.AbstractEventLoop]
 Work = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
+change_aiokafka()
 SIZES = (0, 1, 4, FIRST - 1, FIRST, FIRST + 1, 3 * 10**6, 5, 2 * 10**6, 7 * 10**6, 10)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -240,6 +242,25 @@ def test_every_kafka_client_is_made_with_these_options() -> None:
                 assert not any(word.arg == "bootstrap_servers" for word in node.keywords)
                 found += 1
     assert found >= 10
+
+
+def test_whoever_has_these_options_uses_aiokafka_as_it_is_changed() -> None:
+    script = """if True:
+        from aiokafka import conn
+        from aiokafka.consumer import fetcher
+        from aiokafka.protocol.types import Schema
+        from agents.platform.settings import Settings
+        from agents.platform.tls import kafka_options
+        from agents.platform.aiokafka_changes import change_aiokafka
+        places = lambda: (conn.AIOKafkaProtocol, conn.io, fetcher.MemoryRecords, Schema.encode)
+        before = places()
+        kafka_options(Settings(kafka="localhost:1"))
+        after = places()
+        assert not any(map(lambda one, other: one is other, before, after))
+        change_aiokafka()
+        assert after[::2] == places()[::2], "again is without effect"
+    """
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
 
 
 # The catalog and Redis ------------------------------------------------------------------------

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from aiokafka import TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
+from aiokafka.admin import NewTopic, RecordsToDelete
 
+from agents.platform.broker import administering
 from agents.platform.settings import Settings
 
 
@@ -12,20 +13,11 @@ async def create_topic(
     settings: Settings, name: str, partitions: int, configs: dict[str, str] | None = None
 ) -> None:
     """A topic on the broker of `settings`, with one replica."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_servers())
-    await admin.start()
-    try:
+    async with administering(settings) as admin:
         await admin.create_topics([NewTopic(name, partitions, 1, topic_configs=configs or {})])
-    finally:
-        await admin.close()
 
 
 async def expire(settings: Settings, topic: str, partition: int, before: int) -> None:
     """Let the records before an offset go, as retention does."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_servers())
-    await admin.start()
-    try:
-        place = TopicPartition(topic, partition)
-        await admin.delete_records({place: RecordsToDelete(before)})
-    finally:
-        await admin.close()
+    async with administering(settings) as admin:
+        await admin.delete_records({TopicPartition(topic, partition): RecordsToDelete(before)})

@@ -12,9 +12,6 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from aiokafka import TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.admin.records_to_delete import RecordsToDelete
 
 from agents.platform.catalog import Catalog, chunk_document, manifest_document
 from agents.platform.contract import Contract, apply_contract, load_contract
@@ -56,6 +53,7 @@ from schemas.events import (
 from schemas.manifests import manifest_hash
 from tests.conftest import Stack
 from tests.factories import MadeSession, make_session
+from tests.platform.topics import expire
 
 HASH = "ab" * 32
 SEEDS = itertools.count(40)
@@ -452,19 +450,14 @@ async def carried_over(house: House) -> None:
     sessions = await sessions_of_all_states(house)
     await house.producer.send(house.contract.topic("session.events").full_name, b"junk", key=b"x")
     before = await house.trusted_view()
-    admin = AIOKafkaAdminClient(bootstrap_servers=house.settings.kafka_servers())
-    await admin.start()
     topic = house.contract.topic("session.events").full_name
     cut: dict[int, int] = {}
     for session in ("completed", "recording"):
         places = [place for event, place in house.sent if event.subject == sessions[session]]
         partition, offset = places[1 if session == "recording" else -1]
         cut[partition] = max(cut.get(partition, 0), offset + 1)
-    await admin.delete_records(
-        {TopicPartition(topic, part): RecordsToDelete(before_offset=end)
-         for part, end in cut.items()}
-    )  # fmt: skip
-    await admin.close()
+    for partition, end in cut.items():
+        await expire(house.settings, topic, partition, end)
     result = await house.rebuild()
     assert {sessions["completed"], sessions["recording"]} <= set(result.carried)
     assert result.refused == 1

@@ -16,9 +16,7 @@ from uuid import UUID, uuid4
 
 import pyrage
 import pytest
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.admin.records_to_delete import RecordsToDelete
+from aiokafka import AIOKafkaConsumer
 from prometheus_client import CollectorRegistry
 
 from agents.auditor.access import load_access
@@ -61,6 +59,7 @@ from schemas.stored import ChunkRecord, ManifestRecord
 from schemas.verdicts import Verdict
 from tests.conftest import Stack
 from tests.factories import RECORDER, Recording, wrapped_key_text
+from tests.platform.topics import expire
 
 SMALL = Sealing(cut_bytes=4096, cut_us=1_000_000)
 PARTITION = 3
@@ -596,11 +595,7 @@ async def test_a_range_that_has_gone_says_so_before_it_starts(empty_log: House) 
     gone = await house.record(12, seed=18)
     there = await house.record(12, seed=19)
     first = (await house.catalog.get("sessions", gone) or {})["opened"]["offset"]
-    place = TopicPartition(house.topic("session.frames"), PARTITION)
-    admin = AIOKafkaAdminClient(bootstrap_servers=house.settings.kafka_servers())
-    await admin.start()
-    await admin.delete_records({place: RecordsToDelete(before_offset=first + 4)})
-    await admin.close()
+    await expire(house.settings, house.topic("session.frames"), PARTITION, first + 4)
     with pytest.raises(ExpiredRange, match=f"records {first} to {first + 3} are gone") as caught:
         await house.replay(gone)
     assert caught.value.exit_status == 66

@@ -1,9 +1,9 @@
-"""Records whose header names are not UTF-8, read by every consumer of this process.
+"""Records of a fetch: header names that are not UTF-8 are read, checksums are checked fast.
 
 A broker takes any bytes as a header's name. aiokafka 0.14 decodes them strictly and raises
 UnicodeDecodeError out of `getmany`, each time anew: one such record would hold up its
-partition, and end each service that is assigned it. Importing this module makes consumers
-read the batch again with `\\xNN` for the bytes that are no UTF-8, so that the record's own
+partition, and end each service that is assigned it. Consumers are made to read
+the batch again with `\\xNN` for the bytes that are no UTF-8, so that the record's own
 parser refuses it and a dead letter takes it.
 
 The same place checks a batch's CRC-32C with the CPU's instruction: aiokafka's own, by tables,
@@ -109,4 +109,6 @@ class _Records:
         return batch
 
 
-fetcher.MemoryRecords = _Records
+def use() -> None:
+    """Let all consumers read what they fetched so."""
+    fetcher.MemoryRecords = _Records

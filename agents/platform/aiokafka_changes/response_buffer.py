@@ -2,9 +2,9 @@
 
 aiokafka 0.14 reads its connections through asyncio's StreamReader. That appends what came in to a
 bytearray, which grows by copying, and copies a whole response out of it: for responses of
-megabytes a third of what a consumer takes. Importing this module makes the connections of this
-process receive a response into one buffer, used again for the next, of which only the records are
-copied out. All else of a connection stays aiokafka's.
+megabytes a third of what a consumer takes. Here a connection receives a response into one buffer,
+used again for the next, of which only the records are copied out. All else of a connection stays
+aiokafka's.
 """
 
 from __future__ import annotations
@@ -136,5 +136,7 @@ def _readable(data: bytes | memoryview) -> io.BytesIO | _Response:
     return _Response(data) if isinstance(data, memoryview) else io.BytesIO(data)
 
 
-conn.AIOKafkaProtocol = ResponseBuffer
-conn.io = SimpleNamespace(BytesIO=_readable)
+def use() -> None:
+    """Let all connections that are made from now on receive so."""
+    conn.AIOKafkaProtocol = ResponseBuffer
+    conn.io = SimpleNamespace(BytesIO=_readable)

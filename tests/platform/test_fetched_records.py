@@ -16,6 +16,7 @@ from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.util import calc_crc32c
 
+from agents.platform.aiokafka_changes import change_aiokafka
 from agents.platform.deadletters import DeadLetters, arrived
 from agents.platform.producer import Producer
 from agents.platform.settings import Settings
@@ -81,6 +82,7 @@ async def test_a_header_name_that_is_no_text_stops_nobody(
 
 def test_the_checksum_of_each_batch_is_checked() -> None:
     """As aiokafka does itself: one flipped bit, anywhere behind the checksum, is seen."""
+    change_aiokafka()
     batches = []
     for number in range(3):
         builder = DefaultRecordBatchBuilder(2, 0, False, -1, -1, -1, 10**6)

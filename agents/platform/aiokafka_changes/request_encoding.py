@@ -1,8 +1,8 @@
 """Requests to a broker, put together at once.
 
 aiokafka 0.14 joins the bytes of a request at each level of its structure, records, partitions,
-topics, request, so that a chunk is copied six times before it is sent. Importing this module makes
-it gather the pieces and join them once; the bytes are the same.
+topics, request, so that a chunk is copied six times before it is sent. Here the pieces are gathered
+and joined once; the bytes are the same.
 """
 
 from __future__ import annotations
@@ -35,4 +35,6 @@ def _encode(self: Schema, item: Sequence[Any]) -> bytes:
     return b"".join(pieces)
 
 
-Schema.encode = _encode
+def use() -> None:
+    """Let all requests be put together so."""
+    Schema.encode = _encode
