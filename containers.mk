@@ -42,7 +42,7 @@ compose: setup ## write the compose files and the Kubernetes base from the code
 
 .PHONY: up
 up: containers ## start everything in containers, wait until it is healthy; SECURE=1 with passwords
-	@$(BIN)/lucid init --folder $(DEPLOY)
+	@$(BIN)/lucid init --folder $(DEPLOY) $(if $(SECURE),--secure)
 	@$(COMPOSE) up -d $$($(BIN)/python -m containers names)
 	@$(BIN)/python -m containers wait
 

@@ -23,6 +23,9 @@ def init(
     folder: Annotated[Path | None, typer.Option(help="Where; HOME/deploy if not given.")] = None,
     user: Annotated[int, typer.Option(min=0, help="The containers' user.")] = USER,
     image_version: Annotated[str, typer.Option(help="Tag of the images.")] = "",
+    secure: Annotated[
+        bool, typer.Option("--secure", help="Say how to start it with TLS and passwords.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make all secrets of a deployment in containers; what is there already stays."""
@@ -33,7 +36,10 @@ def init(
         print_json({"folder": str(found.folder), "made": list(found.made), "user": found.user})
         return
     typer.echo(f"Made {len(found.made)} files" if found.made else "Nothing to make: all is there")
-    typer.echo(f"docker compose --env-file {found.folder}/.env -f compose/phase3.yml up -d")
+    override = " -f compose/phase3.secure.yml" if secure else ""
+    typer.echo(
+        f"docker compose --env-file {found.folder}/.env -f compose/phase3.yml{override} up -d"
+    )
 
 
 async def _setup(settings: Settings, users: dict[str, str]) -> dict[str, int]:

@@ -30,7 +30,10 @@ def test_init_says_what_it_made_and_where(tmp_path: Path, monkeypatch: pytest.Mo
         f"LUCID_DEPLOY={tmp_path}/deploy\nLUCID_VERSION=9.9\n"
     )
     again = RUN.invoke(app, options, catch_exceptions=False)
-    assert again.stdout.startswith("Nothing to make: all is there\n")
+    start = f"docker compose --env-file {tmp_path}/deploy/.env -f compose/phase3.yml"
+    assert again.stdout == f"Nothing to make: all is there\n{start} up -d\n"
+    secure = RUN.invoke(app, [*options, "--secure"], catch_exceptions=False)
+    assert secure.stdout.endswith(f"\n{start} -f compose/phase3.secure.yml up -d\n")
 
 
 def test_setup_makes_the_topics_of_a_broker(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
