@@ -34,8 +34,8 @@ from schemas.manifests import Manifest, read_manifest
 from schemas.merkle import leaf_hash
 from schemas.notes import MAX_NOTE, Verifier
 from schemas.ustar import BLOCK, InvalidMember
-from schemas.verify import SessionSource
 from schemas.verify_chunk import MAX_CHUNK, Expected
+from schemas.verify_source import SessionSource
 
 _FIRST_LINE = re.compile(rb"Lucid bundle ([0-9]{1,9})\n")
 _CHUNK = re.compile(r"chunks/([0-9]{8})\.chunk")

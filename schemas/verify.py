@@ -11,18 +11,12 @@ order of the tasks. One chunk is held at a time, or as many as there are threads
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
-from typing import Protocol
-from uuid import UUID
+from collections.abc import Iterator
 
-from schemas.chunks import ChunkHeader, read_header
-from schemas.datakey import DataKey
-from schemas.erasure import ErasureFiles
-from schemas.errors import FormatError
+from schemas.chunks import ChunkHeader
 from schemas.frames import chain_start
-from schemas.manifests import Manifest
 from schemas.merkle import Frontier
-from schemas.notes import Checkpoint, Verifier
+from schemas.notes import Verifier
 from schemas.verdicts import (
     Area,
     ChunkRow,
@@ -33,51 +27,10 @@ from schemas.verdicts import (
     area_results,
     outcome_of,
 )
-from schemas.verify_chunk import ChunkFacts, ChunkTask, Content, Expected, check_chunk
-from schemas.verify_documents import (
-    Access,
-    check_closing_note,
-    check_manifest,
-    check_signers,
-    compare_documents,
-    names_session,
-    open_key,
-    parse_checkpoint,
-)
-from schemas.verify_erasure import check_records, merged_listing, read_records
+from schemas.verify_chunk import ChunkFacts, ChunkTask, Content, check_chunk
+from schemas.verify_documents import Access
+from schemas.verify_source import SessionSource, read_documents
 from schemas.verify_tally import Sums, compare_tally
-
-
-class SessionSource(Protocol):
-    """Where a session's bytes come from: the catalog and its blobs, or a bundle.
-
-    name: `catalog` or `bundle`. session: the id asked for, None to take the documents' own.
-    ended: whether the source knows that the session has ended. recorder_key, processor_key:
-    verifier keys named beside the documents. `listing` gives each chunk's leaf as the
-    source lists it, None if it has no list; `disagreements` says where the source's own
-    parts differ from each other; `present` gives the indexes of chunks whose bytes it
-    has; `chunk` those bytes (of a larger one at least MAX_CHUNK + 1), None if there are none;
-    `erasure` what an erased session has instead, None if it was not erased.
-    """
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def session(self) -> UUID | None: ...
-    @property
-    def ended(self) -> bool: ...
-    @property
-    def recorder_key(self) -> str | None: ...
-    @property
-    def processor_key(self) -> str | None: ...
-    def manifest(self) -> bytes | None: ...
-    def checkpoint(self) -> bytes | None: ...
-    def wrapped_key(self) -> bytes | None: ...
-    def listing(self) -> Mapping[int, Expected] | None: ...
-    def disagreements(self) -> list[str]: ...
-    def present(self) -> Collection[int]: ...
-    def chunk(self, index: int) -> bytes | None: ...
-    def erasure(self) -> ErasureFiles | None: ...
 
 
 def verify(source: SessionSource, access: Access) -> Report:
@@ -99,80 +52,15 @@ class SessionCheck:
         self._tree = Frontier()
         self._whole = True  # every chunk so far was there and belongs here
         self._previous: ChunkHeader | None = None
-        self._listing = source.listing()
+        listing = source.listing()
         self._present = frozenset(source.present())
-        self._read_documents(access)
-        self._plan()
-
-    # Documents ----------------------------------------------------------------------------
-
-    def _read_documents(self, access: Access) -> None:
-        source, found = self._source, self._found
-        manifest_data, note = source.manifest(), source.checkpoint()
-        records = read_records(source.erasure(), found)
-        forgotten = records is not None and records.metadata is not None
-        self._ended = source.ended or forgotten or manifest_data is not None or note is not None
-        if forgotten and manifest_data is None:
-            found.skip(Area.MANIFEST, "the manifest", "it was erased, only its hash is left")
-            self._manifest = None
-        else:
-            self._manifest = check_manifest(manifest_data, self._ended, found)
-        self._checkpoint = parse_checkpoint(note, self._ended, found)
-        self._session = self._identify()
-        compare_documents(self._session, self._manifest, manifest_data, self._checkpoint, found)
-        self._signers: list[str] = []
-        if self._checkpoint is not None and note is not None:
-            recorder = self._manifest.recorder if self._manifest else None
-            named = source.processor_key
-            self._signers = check_signers(note, access, named, recorder, found)
-        if self._manifest is not None:
-            check_closing_note(self._manifest, source.recorder_key, access, found)
-        for what in source.disagreements():
-            found.add(Verdict.CATALOG_MISMATCH, what)
-        documents = (self._manifest, manifest_data, self._checkpoint)
-        self._erased = None
-        if records is not None:
-            self._erased = check_records(records, self._session, documents, access, found)
-        self._take_up_erasure(manifest_data)
-        self._key = self._open_key(access)
+        documents = read_documents(source, listing, self._present, access, self._found)
+        self._session, self._manifest = documents.session, documents.manifest
+        self._checkpoint, self._signers = documents.checkpoint, documents.signers
+        self._erased, self._listing = documents.erased, documents.listing
+        self._key, self._ended = documents.key, documents.ended
         self._recorder = Verifier.parse(self._manifest.recorder) if self._manifest else None
-
-    def _take_up_erasure(self, manifest: bytes | None) -> None:
-        """What should not be there any more, and what stands for the list of chunks."""
-        if self._erased is None:
-            return
-        if self._erased.facts.stage == "metadata" and manifest is not None:
-            self._found.add(Verdict.NOT_ERASED, "the manifest is still there")
-        self._listing = merged_listing(
-            self._erased.leaves, self._listing or {}, self._source.name, self._found
-        )
-
-    def _open_key(self, access: Access) -> DataKey | None:
-        wrapped = self._source.wrapped_key()
-        if self._erased is not None and wrapped is None:
-            self._found.skip(Area.CONTENT, "content and record chain", "the session was erased")
-            return None
-        if self._erased is not None:
-            self._found.add(Verdict.NOT_ERASED, "the wrapped key is still there")
-        return open_key(wrapped, self._session, self._manifest, access, self._found)
-
-    def _identify(self) -> UUID | None:
-        """The session: as asked for, or as documents and the first chunk agree on."""
-        if self._source.session is not None:
-            return self._source.session
-        documents: list[Manifest | Checkpoint | None] = [self._checkpoint, self._manifest]
-        named = [names_session(document) for document in documents if document is not None]
-        if len(set(named)) == 1:
-            return named[0]
-        first = self._session_of_first_chunk()
-        return first if first in named or not named else named[0]
-
-    def _session_of_first_chunk(self) -> UUID | None:
-        data = self._source.chunk(min(self._present)) if self._present else None
-        try:
-            return read_header(data).session if data is not None else None
-        except FormatError:
-            return None
+        self._plan()
 
     # Chunks -------------------------------------------------------------------------------
 

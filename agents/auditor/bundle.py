@@ -14,7 +14,7 @@ from agents.auditor.files import whole_file
 from agents.platform.verification import Step
 from schemas.bundle import Bundle, Written, write_bundle
 from schemas.errors import LucidError
-from schemas.verify import SessionSource
+from schemas.verify_source import SessionSource
 
 
 class BundleUnreadable(LucidError):

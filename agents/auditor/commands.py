@@ -37,8 +37,8 @@ from schemas.activity import SCREEN_CODECS, pictures_of
 from schemas.errors import LucidError
 from schemas.sessions import InvalidSessionId, parse_session_id
 from schemas.verdicts import Report, Severity, Verdict
-from schemas.verify import SessionSource
 from schemas.verify_documents import Access
+from schemas.verify_source import SessionSource
 
 sessions_app = typer.Typer(help="List and show recorded sessions.", no_args_is_help=True)
 MARKS = {"ok": "[green]ok[/]", "unchecked": "[yellow]not fully checked[/]",

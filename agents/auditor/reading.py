@@ -21,7 +21,7 @@ from schemas.datakey import DataKey, derive, unwrap
 from schemas.errors import FormatError, LucidError
 from schemas.frames import FrameRecord, Kind, chain_start
 from schemas.manifests import read_manifest
-from schemas.verify import SessionSource
+from schemas.verify_source import SessionSource
 
 
 class ReadingError(LucidError):

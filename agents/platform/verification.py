@@ -9,9 +9,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from schemas.errors import LucidError
 from schemas.verdicts import Report
-from schemas.verify import SessionCheck, SessionSource
+from schemas.verify import SessionCheck
 from schemas.verify_chunk import ChunkFacts, ChunkTask, check_chunk, unreadable
 from schemas.verify_documents import Access
+from schemas.verify_source import SessionSource
 
 Step = Callable[[int, int], None]
 """Called with how many chunks are done, and of how many."""
