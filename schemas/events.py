@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field
 
 from schemas.canonical import Count, Hex32, Strict
 from schemas.chunks import ChunkHeader
 from schemas.commands import Action
-from schemas.controls import Reason, Text
+from schemas.controls import Open, Reason, Text
 from schemas.envelope import AnsweringEvent
 from schemas.sessions import parse_session_id
 
@@ -40,6 +40,22 @@ class SessionOpened(Strict):
     owner: Text = ""
     project: Text = ""
     started: Count
+
+    @classmethod
+    def of(cls, opened: Open, partition: int, offset: int, started: int) -> Self:
+        """What an `open` record says, and where it is. started: its event time."""
+        return cls(
+            session=opened.session,
+            partition=partition,
+            offset=offset,
+            host=opened.host,
+            recorder=opened.recorder,
+            codec=opened.codec,
+            source=opened.source,
+            owner=opened.owner,
+            project=opened.project,
+            started=started,
+        )
 
 
 class SessionHeartbeat(Strict):

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from agents.platform.blobs import link_first, sync_folder
 from schemas.errors import LucidError
 
 WITHOUT_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -75,31 +76,28 @@ def _publish(temporary: Path, path: Path, force: bool) -> None:
         os.replace(temporary, path)
     else:
         _link(temporary, path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)
 
 
 def _link(temporary: Path, path: Path) -> None:
     """Give the file its name unless somebody else took it meanwhile."""
     try:
-        os.link(temporary, path)
-    except FileExistsError as error:
-        raise FileExists(f"{path} appeared meanwhile", hint="--force replaces it") from error
+        taken = not link_first(temporary, path)
     except OSError as error:
         if error.errno not in WITHOUT_LINKS:
             raise
-        _take_name(temporary, path)
+        taken = not _take_name(temporary, path)
     else:
         temporary.unlink()
+    if taken:
+        raise FileExists(f"{path} appeared meanwhile", hint="--force replaces it")
 
 
-def _take_name(temporary: Path, path: Path) -> None:
+def _take_name(temporary: Path, path: Path) -> bool:
     """The same where there are no hard links, as on a memory stick: the name first."""
     try:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-    except FileExistsError as error:
-        raise FileExists(f"{path} appeared meanwhile", hint="--force replaces it") from error
+    except FileExistsError:
+        return False
     os.replace(temporary, path)
+    return True

@@ -149,6 +149,17 @@ def lucid(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[In
         assert set(statuses.values()) <= {0}, statuses
 
 
+@pytest.fixture
+def own(stack: Stack, tmp_path: Path) -> Iterator[Installation]:
+    """An installation without services; those that a test starts are ended."""
+    installation = install(tmp_path / "home", stack)
+    try:
+        yield installation
+    finally:
+        for name in list(installation.running):
+            installation.stop(name)
+
+
 @contextlib.contextmanager
 def xvfb(size: str = "640x480") -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """An X server on a display number that is free; its name and process."""

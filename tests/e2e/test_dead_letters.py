@@ -7,12 +7,9 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from agents.platform.contract import load_contract
 from agents.platform.keys import load_recipients
@@ -29,24 +26,12 @@ from schemas.frames import Kind, to_kafka
 from schemas.manifests import wrapped_key_text
 from schemas.sessions import new_session_id
 from schemas.stored import ChunkRecord, ManifestRecord
-from tests.conftest import Stack
-from tests.e2e.conftest import Installation, install
+from tests.e2e.conftest import Installation
 from tests.factories import RECORDER, Identity, Recording, make_session
 from tests.waiting import wait_for
 
 Raw = tuple[str, bytes | None, Sequence[tuple[str, bytes | None]], bytes | None]
 SMALL = {"LUCID_RECORDER_CUT_BYTES": "60000"}
-
-
-@pytest.fixture
-def own(stack: Stack, tmp_path: Path) -> Iterator[Installation]:
-    """An installation without services; those that a test starts are ended."""
-    installation = install(tmp_path / "home", stack)
-    try:
-        yield installation
-    finally:
-        for name in list(installation.running):
-            installation.stop(name)
 
 
 def settings_of(lucid: Installation) -> Settings:

@@ -5,31 +5,19 @@ from __future__ import annotations
 import re
 import subprocess
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
 from tests.conftest import Stack
-from tests.e2e.conftest import Installation, install
+from tests.e2e.conftest import Installation
 from tests.e2e.forwarder import Forwarder
 from tests.waiting import wait_for
 
 MIB = 1024**2
 FILES = ["00000000.chunk", "checkpoint.txt", "key.age", "manifest.json"]
 OWN_DISK = 'mount -t tmpfs -o size=8m none "$0" && exec "$@"'
-
-
-@pytest.fixture
-def own(stack: Stack, tmp_path: Path) -> Iterator[Installation]:
-    """An installation without services; those that a test starts are ended."""
-    installation = install(tmp_path / "home", stack)
-    try:
-        yield installation
-    finally:
-        for name in list(installation.running):
-            installation.stop(name)
 
 
 def can_mount() -> bool:

@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 from uuid import UUID
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
-
 from agents.platform.keys import load_identities
+from agents.platform.settings import Settings
+from agents.platform.topic_reader import read_topic
 from agents.session.processor.sealer import open_session
 from agents.session.processor.session import Session
 from schemas.frames import from_kafka
@@ -131,24 +131,13 @@ def test_two_processors_share_interleaved_sessions_and_the_log_gives_the_same_by
 async def sealed_again(lucid: Installation, session: str) -> list[bytes]:
     """A session's chunks, made anew by one reader from the topic's records."""
     topic = lucid.env["LUCID_TOPIC_PREFIX"] + "session.frames"
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=lucid.env["LUCID_KAFKA"], auto_offset_reset="earliest",
-        enable_auto_commit=False, max_partition_fetch_bytes=8 * 1024**2,
-    )  # fmt: skip
-    await consumer.start()
-    try:
-        partition = TopicPartition(topic, UUID(session).int % 8)
-        consumer.assign([partition])
-        end = (await consumer.end_offsets([partition]))[partition]
-        found = []
-        while await consumer.position(partition) < end:
-            for batch in (await consumer.getmany(timeout_ms=500)).values():
-                found += [raw for raw in batch if raw.key == session.encode()]
-    finally:
-        await consumer.stop()
-    records = [(from_kafka(raw.key, raw.headers, raw.value), raw.offset) for raw in found]
+    settings = Settings.load(home=lucid.home, kafka=lucid.env["LUCID_KAFKA"])
+    records = [
+        (from_kafka(raw.key, raw.headers, raw.value), raw.offset)
+        async for raw in read_topic(settings, topic) if raw.key == session.encode()
+    ]  # fmt: skip
     identities = load_identities(lucid.home / "keys" / "auditor.age")
-    again = Session(open_session(records[0][0], partition.partition, records[0][1]), identities)
+    again = Session(open_session(records[0][0], UUID(session).int % 8, records[0][1]), identities)
     return [
         again.seal(cut)[0].data
         for record, offset in records

@@ -9,7 +9,6 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from agents.platform.contract import apply_contract, load_contract
 from agents.platform.control import ControlPlane, Record
@@ -19,8 +18,10 @@ from agents.platform.producer import Producer
 from agents.platform.retry import Backoff, Permanent, Transient
 from agents.platform.service import StopSignal
 from agents.platform.settings import Settings
+from agents.platform.topic_reader import read_topic
 from schemas.errors import FormatError, LucidError
 from tests.conftest import Stack
+from tests.platform.topics import committed
 from tests.waiting import until
 
 Handle = Callable[[str, Record], Awaitable[None]]
@@ -65,17 +66,8 @@ class Bench:
 
     async def committed(self) -> int:
         """The sum of the group's committed offsets."""
-        consumer = AIOKafkaConsumer(
-            bootstrap_servers=self.settings.kafka_servers(),
-            group_id=f"{self.settings.topic_prefix}test", enable_auto_commit=False,
-        )  # fmt: skip
-        await consumer.start()
-        try:
-            places = [TopicPartition(self.topic, n) for n in range(4)]
-            consumer.assign(places)
-            return sum([await consumer.committed(place) or 0 for place in places])
-        finally:
-            await consumer.stop()
+        group = f"{self.settings.topic_prefix}test"
+        return sum((await committed(self.settings, group, self.topic)).values())
 
 
 def parse(record: Record) -> str:
@@ -121,15 +113,7 @@ async def test_what_cannot_be_taken_becomes_a_dead_letter_and_stops_nothing(benc
     await bench.run(handle, lambda: "b" in bench.seen)
     assert bench.seen == ["a", "b"]
     assert await bench.committed() == 4
-    consumer = AIOKafkaConsumer(
-        bench.letters, bootstrap_servers=bench.settings.kafka_servers(),
-        auto_offset_reset="earliest",
-    )  # fmt: skip
-    await consumer.start()
-    try:
-        letters = [await asyncio.wait_for(consumer.getone(), 10) for _ in range(2)]
-    finally:
-        await consumer.stop()
+    letters = [letter async for letter in read_topic(bench.settings, bench.letters)]
     assert [letter.value for letter in letters] == [b"bad1", b"never"]
 
 

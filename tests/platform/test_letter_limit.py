@@ -10,7 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka import ConsumerRecord
 
 from agents.platform.contract import Contract, apply_contract, load_contract
 from agents.platform.control import ControlPlane, Record
@@ -28,6 +28,7 @@ from agents.platform.topic_reader import read_topic
 from schemas.deadletters import DeadLetter, from_kafka
 from schemas.errors import FormatError, LucidError
 from tests.conftest import Stack
+from tests.platform.topics import committed
 
 PLACE = ("session.frames", 3)
 BAD = FormatError("it is bad", hint="Look at its producer")
@@ -132,16 +133,7 @@ class Bench:
         ]
 
     async def committed(self, group: str) -> int:
-        consumer = AIOKafkaConsumer(
-            bootstrap_servers=self.settings.kafka_servers(), group_id=group,
-            enable_auto_commit=False,
-        )  # fmt: skip
-        await consumer.start()
-        try:
-            consumer.assign([TopicPartition(self.topic, 2)])
-            return int(await consumer.committed(TopicPartition(self.topic, 2)) or 0)
-        finally:
-            await consumer.stop()
+        return (await committed(self.settings, group, self.topic)).get(2, 0)
 
     def gauge(self) -> float | None:
         return self.metrics.registry.get_sample_value(

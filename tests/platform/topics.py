@@ -21,3 +21,10 @@ async def expire(settings: Settings, topic: str, partition: int, before: int) ->
     """Let the records before an offset go, as retention does."""
     async with administering(settings) as admin:
         await admin.delete_records({TopicPartition(topic, partition): RecordsToDelete(before)})
+
+
+async def committed(settings: Settings, group: str, topic: str) -> dict[int, int]:
+    """What a group has committed of a topic, by partition."""
+    async with administering(settings) as admin:
+        found = await admin.list_consumer_group_offsets(group)
+    return {place.partition: at.offset for place, at in found.items() if place.topic == topic}

@@ -13,7 +13,6 @@ from schemas.chunks import ZSTD_VERSION, Chunk, Compressor, Position, seal
 from schemas.controls import MAX_OPEN, Abandon, Close, Gap, Open
 from schemas.datakey import DataKey, NoIdentity, derive, unwrap
 from schemas.errors import FormatError
-from schemas.events import SessionOpened
 from schemas.frames import FrameRecord, InvalidFrameRecord, Kind, chain_start, read_missing
 from schemas.manifests import (
     MAX_INTERRUPTIONS,
@@ -51,22 +50,6 @@ def open_session(record: FrameRecord, partition: int, offset: int) -> SessionPro
         chain=chain_start(record.session).hex(),
         frontier=[],
         tally=Tally(first_time=record.time, last_time=record.time, counts={}),
-    )
-
-
-def opened_event(opened: Open, partition: int, offset: int, started: int) -> SessionOpened:
-    """What the recorder says of its `open` record at this place. started: its event time."""
-    return SessionOpened(
-        session=opened.session,
-        partition=partition,
-        offset=offset,
-        host=opened.host,
-        recorder=opened.recorder,
-        codec=opened.codec,
-        source=opened.source,
-        owner=opened.owner,
-        project=opened.project,
-        started=started,
     )
 
 

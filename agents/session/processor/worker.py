@@ -29,12 +29,12 @@ from agents.platform.retry import Deadline
 from agents.session.processor.chunker import Cut, NoOpenRecord
 from agents.session.processor.holding import HoldingBudget
 from agents.session.processor.metrics import ProcessorMetrics
-from agents.session.processor.sealer import open_session, opened_event
+from agents.session.processor.sealer import open_session
 from agents.session.processor.session import Session
 from schemas.canonical import Strict
 from schemas.chunks import Chunk
 from schemas.errors import LucidError
-from schemas.events import RecordsExpired, SessionUnsealed
+from schemas.events import RecordsExpired, SessionOpened, SessionUnsealed
 from schemas.frames import FrameRecord, Kind, from_kafka
 from schemas.manifests import Manifest
 from schemas.progress import SessionProgress
@@ -186,7 +186,7 @@ class FramesWorker:
         return session
 
     async def _tell_opened(self, session: Session, record: FrameRecord, offset: int) -> None:
-        event = opened_event(session.progress.opened, self._partition, offset, record.time)
+        event = SessionOpened.of(session.progress.opened, self._partition, offset, record.time)
         await self._shared.outlet.tell(event, event.session)
 
     async def _unsealed(self, record: FrameRecord, offset: int) -> None:

@@ -216,7 +216,10 @@ class Track:
                 raise trouble or unreachable(self._outlet.settings, "no answer") from None
             self._offset = await self._offset_of_open()
             await asyncio.to_thread(self.spool.note, offset=self._offset)
-        self.announcer.put(self._opened_event(self._offset))
+        head = self.head
+        self.announcer.put(
+            SessionOpened.of(head.opened, head.partition, self._offset, head.started)
+        )
 
     async def _offset_of_open(self) -> int:
         """What the broker acknowledged; if it only said "I have it", where it stands."""
@@ -226,21 +229,6 @@ class Track:
             self._outlet, self.spool.session, self.head.partition, self.head.started
         )
         return found.opened or 0
-
-    def _opened_event(self, offset: int) -> SessionOpened:
-        opened = self.head.opened
-        return SessionOpened(
-            session=opened.session,
-            partition=self.head.partition,
-            offset=offset,
-            host=opened.host,
-            recorder=opened.recorder,
-            codec=opened.codec,
-            source=opened.source,
-            owner=opened.owner,
-            project=opened.project,
-            started=self.head.started,
-        )
 
     def announce(self, data: Strict) -> None:
         """Send an event behind all others."""

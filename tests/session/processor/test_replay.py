@@ -16,7 +16,6 @@ from uuid import UUID, uuid4
 
 import pyrage
 import pytest
-from aiokafka import AIOKafkaConsumer
 from prometheus_client import CollectorRegistry
 
 from agents.auditor.access import load_access
@@ -27,6 +26,7 @@ from agents.platform.keys import init_keys, load_identities, load_recipients, lo
 from agents.platform.producer import Producer
 from agents.platform.settings import Settings
 from agents.platform.stored_sessions import find_session
+from agents.platform.topic_reader import read_topic
 from agents.platform.verification import run_verification
 from agents.session.processor import sealer
 from agents.session.processor.commands import Order, OutputTaken, Report, report_fields, run_replay
@@ -148,20 +148,8 @@ class House:
 
     async def events(self, topic: str) -> list[Any]:
         """The records that a topic has of this house's sessions."""
-        consumer = AIOKafkaConsumer(
-            self.topic(topic), bootstrap_servers=self.settings.kafka_servers(),
-            auto_offset_reset="earliest",
-        )  # fmt: skip
-        await consumer.start()
-        found: list[Any] = []
-        try:
-            ends = await consumer.end_offsets(consumer.assignment())
-            while any([await consumer.position(place) < end for place, end in ends.items()]):
-                for batch in (await consumer.getmany(timeout_ms=200)).values():
-                    found += batch
-        finally:
-            await consumer.stop()
-        return [raw for raw in found if raw.key in self.sessions]
+        records = read_topic(self.settings, self.topic(topic))
+        return [raw async for raw in records if raw.key in self.sessions]
 
     async def session_events(self) -> list[SessionEvent]:
         raws = await self.events("session.events")

@@ -12,7 +12,7 @@ from typing import TypeAlias
 from uuid import uuid4
 
 import pytest
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka import ConsumerRecord
 from prometheus_client import CollectorRegistry
 
 from agents.platform.contract import Contract, apply_contract, load_contract
@@ -24,6 +24,7 @@ from agents.platform.producer import Producer
 from agents.platform.retry import BrokerUnreachable
 from agents.platform.settings import Settings
 from agents.platform.tls import kafka_options
+from agents.platform.topic_reader import read_topic
 from agents.session.processor.holding import HoldingBudget
 from agents.session.processor.metrics import ProcessorMetrics
 from agents.session.processor.outlet import Outlet
@@ -37,7 +38,7 @@ from schemas.manifests import Manifest, read_manifest
 from schemas.stored import ChunkRecord
 from tests.conftest import Stack
 from tests.factories import PROCESSOR as SIGNER
-from tests.platform.topics import expire
+from tests.platform.topics import committed, expire
 from tests.session.processor.test_sealing import PROCESSOR, make_log, seal
 
 PARTITION = 3
@@ -100,20 +101,11 @@ class Processing:
 
     async def read(self, name: str, enough: Callable[[list[Raw]], bool]) -> list[Raw]:
         """All records of a topic, once there are enough."""
-        consumer = AIOKafkaConsumer(
-            self.topic(name), bootstrap_servers=self.settings.kafka_servers(),
-            auto_offset_reset="earliest",
-        )  # fmt: skip
-        await consumer.start()
-        found: list[Raw] = []
-        try:
-            async with asyncio.timeout(30):
-                while not enough(found):
-                    for batch in (await consumer.getmany(timeout_ms=200)).values():
-                        found += batch
-        finally:
-            await consumer.stop()
-        return found
+        async with asyncio.timeout(30):
+            while True:
+                found = [raw async for raw in read_topic(self.settings, self.topic(name))]
+                if enough(found):
+                    return found
 
     async def manifest(self) -> Manifest:
         (raw, *_) = await self.read("session.manifests", lambda found: len(found) > 0)
@@ -140,16 +132,9 @@ class Processing:
         return [letter_from_kafka(raw.key, raw.headers, raw.value).code for raw in raws]
 
     async def committed(self) -> int:
-        consumer = AIOKafkaConsumer(
-            bootstrap_servers=self.settings.kafka_servers(), enable_auto_commit=False,
-            group_id=f"{self.settings.topic_prefix}p",
-        )  # fmt: skip
-        await consumer.start()
-        try:
-            place = TopicPartition(self.topic("session.frames"), PARTITION)
-            return await consumer.committed(place) or 0
-        finally:
-            await consumer.stop()
+        group = f"{self.settings.topic_prefix}p"
+        found = await committed(self.settings, group, self.topic("session.frames"))
+        return found.get(PARTITION, 0)
 
 
 def _last_chunk(raws: list[Raw]) -> bool:

@@ -12,13 +12,13 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from agents.platform.contract import apply_contract, load_contract
 from agents.platform.eventbus import EventBus
 from agents.platform.producer import Producer
 from agents.platform.service import StopSignal
 from agents.platform.settings import Settings
+from agents.platform.topic_reader import read_topic
 from agents.session.recorder.order import EndedElsewhere, Order, Outlet, SpoolOrder
 from agents.session.recorder.recording import Recording
 from agents.session.recorder.roster import Roster
@@ -75,20 +75,8 @@ class Place:
     async def read(self, topic: str, partition: int) -> list[Any]:
         """All records of a partition."""
         name = load_contract(self.settings).topic(topic).full_name
-        where = TopicPartition(name, partition)
-        consumer = AIOKafkaConsumer(bootstrap_servers=self.settings.kafka_servers())
-        await consumer.start()
-        try:
-            consumer.assign([where])
-            await consumer.seek_to_beginning(where)
-            end = (await consumer.end_offsets([where]))[where]
-            found: list[Any] = []
-            while await consumer.position(where) < end:
-                for batch in (await consumer.getmany(timeout_ms=500)).values():
-                    found += batch
-            return found
-        finally:
-            await consumer.stop()
+        records = read_topic(self.settings, name)
+        return [raw async for raw in records if raw.partition == partition]
 
     async def frames(self, recording: Recording) -> list[FrameRecord]:
         raw = await self.read("session.frames", recording.partition)

@@ -15,7 +15,6 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from aiokafka import AIOKafkaConsumer
 from prometheus_client import CollectorRegistry
 
 from agents.platform.blobs import Blobs, StoreFailed
@@ -25,6 +24,7 @@ from agents.platform.eventbus import EventBus
 from agents.platform.producer import Producer
 from agents.platform.service import StopSignal
 from agents.platform.settings import Settings
+from agents.platform.topic_reader import read_topic
 from agents.session.storage.findings import Ledger
 from agents.session.storage.keeper import Keeper
 from agents.session.storage.metrics import ScrubMetrics, StorageMetrics
@@ -86,20 +86,10 @@ class Store:
 
     async def told(self) -> list[Any]:
         """The data of all events so far."""
-        consumer = AIOKafkaConsumer(
-            self.topic, bootstrap_servers=self.settings.kafka_servers(),
-            auto_offset_reset="earliest", enable_auto_commit=False,
-        )  # fmt: skip
-        await consumer.start()
-        try:
-            ends = await consumer.end_offsets(consumer.assignment())
-            found = []
-            while any([await consumer.position(one) < end for one, end in ends.items()]):
-                for batch in (await consumer.getmany(timeout_ms=100)).values():
-                    found += [event_from_kafka(raw.key, raw.headers, raw.value) for raw in batch]
-        finally:
-            await consumer.stop()
-        return [event.data for event in found]
+        return [
+            event_from_kafka(raw.key, raw.headers, raw.value).data
+            async for raw in read_topic(self.settings, self.topic)
+        ]
 
 
 @pytest.fixture

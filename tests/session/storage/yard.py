@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
-from aiokafka import AIOKafkaConsumer
 from prometheus_client import CollectorRegistry
 
 from agents.auditor.access import load_access
@@ -22,6 +21,7 @@ from agents.platform.keys import init_keys, load_signer
 from agents.platform.producer import Producer
 from agents.platform.settings import Settings
 from agents.platform.stored_sessions import find_session
+from agents.platform.topic_reader import read_topic
 from agents.platform.verification import run_verification
 from agents.session.pipeline.states import SessionState, state_document
 from agents.session.storage.keeper import Keeper
@@ -135,20 +135,7 @@ class Yard:
         return [(raw.key or b"", raw.value) for raw in await self._records(name)]
 
     async def _records(self, name: str) -> list[Any]:
-        consumer = AIOKafkaConsumer(
-            self.topic(name), bootstrap_servers=self.settings.kafka_servers(),
-            auto_offset_reset="earliest", enable_auto_commit=False,
-        )  # fmt: skip
-        await consumer.start()
-        try:
-            ends = await consumer.end_offsets(consumer.assignment())
-            found = []
-            while any([await consumer.position(one) < end for one, end in ends.items()]):
-                for batch in (await consumer.getmany(timeout_ms=100)).values():
-                    found += batch
-        finally:
-            await consumer.stop()
-        return found
+        return [raw async for raw in read_topic(self.settings, self.topic(name))]
 
     async def told(self, *types: type[Strict]) -> list[Strict]:
         """The data of all events of these types so far."""
