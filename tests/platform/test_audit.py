@@ -6,11 +6,7 @@ import asyncio
 import os
 import pwd
 import signal
-import subprocess
-import sys
-from collections import Counter
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
@@ -27,54 +23,17 @@ from agents.platform.audit import (
     audit_producer,
     chain_folder,
 )
-from agents.platform.audit_state import AuditFailed, Slot, known_of, read_states
-from agents.platform.contract import Contract, apply_contract, load_contract
-from agents.platform.producer import Producer, RecordTooLarge, SendRefused
+from agents.platform.audit_state import AuditFailed, Slot, read_states
+from agents.platform.contract import apply_contract, load_contract
+from agents.platform.producer import RecordTooLarge, SendRefused
 from agents.platform.retry import BrokerUnreachable
 from agents.platform.service import StopSignal
 from agents.platform.settings import Settings
-from agents.platform.topic_reader import read_topic
-from schemas.audit import AuditEvent, ProjectionRebuilt, ResourceRead
-from schemas.audit_trail import TrailCheck, TrailReport
+from schemas.audit import ResourceRead
 from schemas.envelope import InvalidEvent
 from tests.conftest import Stack
+from tests.platform.audit_scene import Running, Trail, act, command
 from tests.waiting import until
-
-
-def act(number: int) -> ProjectionRebuilt:
-    return ProjectionRebuilt(projection="sessions", events=number)
-
-
-@dataclass
-class Trail:
-    """A topic of this test's own, and the home of who writes to it."""
-
-    settings: Settings
-    contract: Contract
-
-    def producer(self) -> Producer:
-        return Producer(self.settings, self.contract.limits)
-
-    async def events(self) -> list[AuditEvent]:
-        topic = self.contract.topic("audit.events").full_name
-        return [
-            AuditEvent.from_kafka(raw.key, raw.headers, raw.value)
-            async for raw in read_topic(self.settings, topic)
-        ]
-
-    async def check(self) -> TrailReport:
-        """The whole topic, compared with the states of this home."""
-        trail = TrailCheck()
-        topic = self.contract.topic("audit.events").full_name
-        states = read_states(chain_folder(self.settings, self.contract))
-        async for raw in read_topic(self.settings, topic):
-            trail.add(raw.headers, raw.value, raw.offset)
-        return trail.finish([known_of(state, state) for state in states])
-
-    async def acts(self) -> Counter[int]:
-        """How often each act of `act` is there, the same entry twice counted once."""
-        found = {event.id: event.data for event in await self.events()}
-        return Counter(one.events for one in found.values() if isinstance(one, ProjectionRebuilt))
 
 
 @pytest.fixture
@@ -120,42 +79,6 @@ async def test_calls_that_come_together_are_in_one_chain(trail: Trail) -> None:
     assert report.ok
     [chain] = report.chains
     assert (chain.entries, chain.repeated, chain.confirmed) == (1201, 0, ["this installation"])
-
-
-WRITER = """
-import asyncio, sys
-from pathlib import Path
-from agents.platform import points
-from agents.platform.audit import Audit
-from agents.platform.contract import load_contract
-from agents.platform.producer import Producer
-from agents.platform.settings import Settings
-from schemas.audit import ProjectionRebuilt
-
-async def main(first, count):
-    settings = Settings.load()
-    contract = load_contract(settings)
-    async with Producer(settings, contract.limits) as producer:
-        audit = Audit(producer, contract)
-        for number in range(first, first + count):
-            await audit.record(ProjectionRebuilt(projection="s", events=number), "s")
-
-points.arm()
-asyncio.run(main(int(sys.argv[1]), int(sys.argv[2])))
-"""
-
-
-def command(trail: Trail, first: int, count: int, **more: str) -> subprocess.Popen[bytes]:
-    """A process of its own that records acts."""
-    environment = {
-        **os.environ, "LUCID_HOME": str(trail.settings.home), "LUCID_HOST": "desk7",
-        "LUCID_KAFKA": str(trail.settings.kafka),
-        "LUCID_TOPIC_PREFIX": trail.settings.topic_prefix, **more,
-    }  # fmt: skip
-    return subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(first), str(count)], env=environment,
-        stderr=subprocess.PIPE,
-    )  # fmt: skip
 
 
 async def test_commands_of_one_home_continue_one_chain_also_at_the_same_time(trail: Trail) -> None:
@@ -277,20 +200,6 @@ async def test_an_act_that_could_never_be_sent_is_refused_at_once(trail: Trail) 
 
 
 # Services -------------------------------------------------------------------------------------
-
-
-@dataclass
-class Running:
-    """A service's writer as a part that runs."""
-
-    writer: Audit
-    stop: StopSignal
-    task: asyncio.Task[None]
-
-    async def end(self) -> None:
-        self.stop.set()
-        async with asyncio.timeout(20):
-            await self.task
 
 
 @pytest.fixture

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import hmac
 import json
 import re
 from pathlib import Path
@@ -14,7 +11,6 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -28,20 +24,11 @@ from agents.platform.tokens import (
     IssueRefused,
     TokenRefused,
     TokenVerifier,
-    issue,
     write_token,
 )
 from schemas.access import MAX_LIFETIME, Role
 from schemas.jwks import PrivateJwk, read_jwk, write_jwk
-
-NOW = 1_700_000_000
-
-
-class Clock:
-    now = float(NOW)
-
-    def __call__(self) -> float:
-        return self.now
+from tests.platform.token_scene import NOW, Clock, confused, good, make, part, refused, sign
 
 
 @pytest.fixture
@@ -59,43 +46,6 @@ def wall() -> Clock:
 @pytest.fixture
 def verifier(settings: Settings, wall: Clock) -> TokenVerifier:
     return TokenVerifier(settings, wall=wall)
-
-
-def make(settings: Settings, **changes: Any) -> tokens.Issued:
-    asked: dict[str, Any] = {
-        "subject": "ada", "roles": [Role.AUDITOR], "owners": ["*"], "projects": ["north"],
-        "now": NOW,
-    }  # fmt: skip
-    return issue(settings, **{**asked, **changes})
-
-
-def part(value: Any) -> str:
-    data = value if isinstance(value, bytes) else json.dumps(value).encode()
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
-
-
-def sign(settings: Settings, header: Any, claims: Any) -> str:
-    """A token as the installation's own key signs it, whatever it says."""
-    text = f"{part(header)}.{part(claims)}"
-    return f"{text}.{part(signing_key(settings)[1].sign(text.encode()))}"
-
-
-def good(settings: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
-    header = {"alg": "EdDSA", "typ": "at+jwt", "kid": signing_key(settings)[0]}
-    return header, make(settings).claims.payload()
-
-
-def refused(verifier: TokenVerifier, token: str) -> str:
-    """The name of the error, which never shows anything of the token."""
-    with pytest.raises(TokenRefused) as caught:
-        verifier.verify(token)
-    error: BaseException | None = caught.value
-    while error is not None:
-        for piece in (token, *token.split(".")):
-            assert len(piece) < 8 or piece not in f"{error!s} {error!r}"
-        error = None if error.__suppress_context__ else error.__context__
-    assert caught.value.exit_status == 77
-    return caught.value.code
 
 
 # Issued and verified ---------------------------------------------------------------------------
@@ -258,22 +208,6 @@ def test_the_signature_of_another_key_is_a_forgery(
 def test_parts_of_two_tokens_do_not_fit(settings: Settings, verifier: TokenVerifier) -> None:
     one, two = make(settings).token.split("."), make(settings, subject="bob").token.split(".")
     assert refused(verifier, ".".join([one[0], two[1], one[2]])) == "TokenForged"
-
-
-def confused(settings: Settings, algorithm: str, claims: Any) -> list[str]:
-    """HMACs under every public text of the key that a careless verifier may take for a secret."""
-    kid, private = signing_key(settings)
-    public = private.public_key()
-    header = {"alg": algorithm, "typ": "at+jwt", "kid": kid}
-    text = f"{part(header)}.{part(claims)}"
-    secrets = [
-        public.public_bytes_raw(),
-        public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo),
-        public.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH),
-        b"",
-    ]
-    digest = {"HS256": hashlib.sha256, "HS384": hashlib.sha384, "HS512": hashlib.sha512}[algorithm]
-    return [f"{text}.{part(hmac.digest(secret, text.encode(), digest))}" for secret in secrets]
 
 
 @pytest.mark.parametrize("algorithm", ["HS256", "HS384", "HS512"])
