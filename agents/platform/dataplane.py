@@ -5,7 +5,7 @@ assigned, and never sees the consumer. Offsets are committed over a contiguous p
 finished records, and only while the partition is still ours.
 
 The order is always: 1 effect acknowledged, 2 progress acknowledged, 3 offset committed.
-The worker does 1 and 2 before it lets `position()` pass a record; the Runner does 3.
+The worker does 1 and 2 before it lets `position()` pass a record; offset_commits.py does 3.
 
 A broker that goes away, restarts, or forgets the group costs time only: partitions are
 taken up in the background until the broker answers, and a consumer that is beyond help is
@@ -24,7 +24,6 @@ from typing import Any
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import (
-    CommitFailedError,
     IllegalStateError,
     KafkaError,
     NoOffsetForPartitionError,
@@ -35,8 +34,8 @@ from agents.platform.deadletters import arrived
 from agents.platform.expiry import ANSWER_SECONDS, Expired, bounds, where_to_start
 from agents.platform.group_consumer import Gate, Valve, group_options, leave_group
 from agents.platform.metrics import Metrics
+from agents.platform.offset_commits import OffsetCommits
 from agents.platform.partition import Fail, OffsetTracker, PartitionWorker, Tasks
-from agents.platform.points import async_point
 from agents.platform.retry import (
     Backoff,
     BrokerUnreachable,
@@ -53,7 +52,6 @@ log = structlog.get_logger(__name__)
 
 POLL_MS = 200
 COMMIT_EVERY = 1.0  # seconds
-COMMIT_SECONDS = 3.0
 REVOKE_DEADLINE = 5.0  # seconds; well under the broker's rebalance timeout of 5 minutes
 MAX_RECORDS = 1000  # of one turn: small ones take more for their objects than for their bytes
 STUCK_AFTER = 30.0  # seconds without a turn of the loop: not healthy
@@ -96,7 +94,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
         self._workers: dict[TopicPartition, PartitionWorker] = {}
         self._starting: dict[TopicPartition, asyncio.Task[None]] = {}
         self._next: dict[TopicPartition, int] = {}
-        self._committed: dict[TopicPartition, int] = {}
+        self._commits = OffsetCommits(metrics)
         # Held while a batch is handed over and while partitions are given away. Not while one
         # is fetched: getmany waits for a rebalance to end, which waits for the listener.
         self._turn = asyncio.Lock()
@@ -161,8 +159,9 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
             await self._cancel_starting()
             for worker in self._workers.values():
                 await worker.close()
-            for known in (self._workers, self._next, self._committed, self._valve.paused):
+            for known in (self._workers, self._next, self._valve.paused):
                 known.clear()
+            self._commits.clear()
             await leave_group(self._consumer)
 
     async def _loop(self, stop: asyncio.Event) -> None:
@@ -183,7 +182,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
                     self._last_turn = time.monotonic()
                     await self._take(*polling.result())
                     if time.monotonic() >= next_commit:
-                        await self._commit(list(self._workers))
+                        await self._commits.commit(self._consumer, self._workers)
                         next_commit = time.monotonic() + COMMIT_EVERY
                 # Without this a revoke could starve behind a loop that takes the lock at once.
                 await asyncio.sleep(0)
@@ -336,53 +335,19 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
                     finished = self._next[partition] if position is None else position
                     self._metrics.log_start(partition.topic, partition.partition, begin, finished)
 
-    # -- pausing, committing ---------------------------------------------------------------
-
-    async def _commit(self, partitions: Sequence[TopicPartition]) -> None:
-        await async_point("runner.before-commit")
-        offsets = {}
-        for partition in partitions:
-            position = self._workers[partition].position()
-            if position is not None and position != self._committed.get(partition):
-                offsets[partition] = position
-        if not offsets:
-            return
-        if self._consumer._coordinator.generation < 0:
-            # Thrown out of the group. A commit without a generation would be taken while the
-            # group is empty, and could set back what its last member had committed.
-            log.warning("not committed: this member is not in its group")
-            return
-        try:
-            async with asyncio.timeout(COMMIT_SECONDS):
-                await self._consumer.commit(offsets)
-        except TimeoutError:
-            log.warning("commit got no answer, trying again")
-            return
-        except (CommitFailedError, IllegalStateError) as error:
-            # The group moved on without us; the next owner redoes the work, with equal bytes.
-            log.warning("commit refused", error=str(error))
-            return
-        except KafkaError as error:
-            log.warning("commit failed, trying again", error=repr(error))
-            return
-        await async_point("runner.after-commit")
-        self._committed.update(offsets)
-        for partition, offset in offsets.items():
-            if self._metrics is not None:
-                end = None
-                with contextlib.suppress(AssertionError, KafkaError):
-                    end = self._consumer.highwater(partition)
-                self._metrics.committed(partition.topic, partition.partition, offset, end)
-            await self._workers[partition].committed(offset)
+    # -- giving partitions up --------------------------------------------------------------
 
     async def _release(self, partitions: Sequence[TopicPartition], seconds: float) -> None:
         deadline = Deadline(seconds)
-        held = [partition for partition in partitions if partition in self._workers]
-        await asyncio.gather(*(self._workers[partition].drain(deadline) for partition in held))
-        await self._commit(held)
+        held = {
+            partition: self._workers[partition]
+            for partition in partitions if partition in self._workers
+        }  # fmt: skip
+        await asyncio.gather(*(worker.drain(deadline) for worker in held.values()))
+        await self._commits.commit(self._consumer, held)
         for partition in held:
             await self._workers.pop(partition).close()
-            self._committed.pop(partition, None)
+            self._commits.forget(partition)
             self._valve.paused.discard(partition)
             if self._metrics is not None:
                 self._metrics.revoked(*partition)
