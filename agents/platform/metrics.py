@@ -55,27 +55,24 @@ class Metrics:
         self._produced = self._counter("records_produced", "Records acknowledged", "topic")
         self._produced_bytes = self._counter("produced_bytes", "Bytes acknowledged", "topic")
         self._dead = self._counter("records_dead_lettered", "Records refused", "topic", "code")
-        self._letters = Gauge(
-            "lucid_dead_letters_counted", "Refusals that count towards the limit now",
-            ["service", "topic", "partition"], registry=registry,
+        self._letters = self._gauge(
+            "dead_letters_counted", "Refusals that count towards the limit now",
+            "topic", "partition",
         )  # fmt: skip
-        self._letter_limit = Gauge(
-            "lucid_dead_letter_limit", "Refusals of a partition in an hour that are too many",
-            ["service"], registry=registry,
-        )  # fmt: skip
+        self._letter_limit = self._gauge(
+            "dead_letter_limit", "Refusals of a partition in an hour that are too many"
+        )
         self._retries = self._counter("record_retries", "Tries beyond the first", "topic", "code")
-        self._position = Gauge(
-            "lucid_commit_position", "Offset before which all records are finished",
-            ["service", "topic", "partition"], registry=registry,
+        self._position = self._gauge(
+            "commit_position", "Offset before which all records are finished", "topic", "partition"
+        )
+        self._read = self._gauge(
+            "read_position", "Offset before which all records are taken, finished or not",
+            "topic", "partition",
         )  # fmt: skip
-        self._read = Gauge(
-            "lucid_read_position", "Offset before which all records are taken, finished or not",
-            ["service", "topic", "partition"], registry=registry,
-        )  # fmt: skip
-        self._lag = Gauge(
-            "lucid_lag_records", "Records behind the commit position",
-            ["service", "topic", "partition"], registry=registry,
-        )  # fmt: skip
+        self._lag = self._gauge(
+            "lag_records", "Records behind the commit position", "topic", "partition"
+        )
         self._expired = self._counter(
             "offsets_expired", "Offsets that retention took before they were read",
             "topic", "partition",
@@ -83,22 +80,17 @@ class Metrics:
         self._expirations = self._counter(
             "expirations", "Times that retention overtook this service", "topic", "partition"
         )
-        self._begin = Gauge(
-            "lucid_log_start_offset", "First offset that the broker has",
-            ["service", "topic", "partition"], registry=registry,
-        )  # fmt: skip
-        self._overtaken = Gauge(
-            "lucid_overtaken_offsets", "How far the broker's first offset is past the finished one",
-            ["service", "topic", "partition"], registry=registry,
-        )  # fmt: skip
-        self._held = Gauge(
-            "lucid_held_bytes", "Bytes of records in memory", ["service"], registry=registry
+        self._begin = self._gauge(
+            "log_start_offset", "First offset that the broker has", "topic", "partition"
         )
-        self._held_here = self._held.labels(self.service)
-        self._checks = Gauge(
-            "lucid_check_ok", "Whether a health check passed when it was last made",
-            ["service", "check"], registry=registry,
+        self._overtaken = self._gauge(
+            "overtaken_offsets", "How far the broker's first offset is past the finished one",
+            "topic", "partition",
         )  # fmt: skip
+        self._held = self._gauge("held_bytes", "Bytes of records in memory").labels(service)
+        self._checks = self._gauge(
+            "check_ok", "Whether a health check passed when it was last made", "check"
+        )
         self._seconds = Histogram(
             "lucid_record_seconds", "Handling of a record, or a batch of them, retries included",
             ["service", "topic"], registry=registry,
@@ -106,6 +98,9 @@ class Metrics:
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"lucid_{name}", text, ["service", *labels], registry=self.registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"lucid_{name}", text, ["service", *labels], registry=self.registry)
 
     def took(self, topic: str, size: int) -> None:
         """Count one consumed record."""
@@ -160,7 +155,7 @@ class Metrics:
 
     def held(self, size: int) -> None:
         """Show how many bytes of records are in memory."""
-        self._held_here.set(size)
+        self._held.set(size)
 
     def checked(self, name: str, ok: bool) -> None:
         """Show what a health check found."""
