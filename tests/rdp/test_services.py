@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from agents.platform import ordering
+from agents.platform import command_topic
 from agents.platform.answers import Answers
 from agents.platform.audit import AuditFailed, acting_user
 from agents.platform.contract import load_contract
@@ -186,7 +186,7 @@ def test_a_server_from_creation_to_deletion_by_command(lucid: Installation) -> N
 def test_no_command_is_sent_that_is_not_audited(
     lucid: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ordering, "Audit", FullDisk)
+    monkeypatch.setattr(command_topic, "Audit", FullDisk)
     before = asyncio.run(sent(settings_of(lucid), "rdp.server.commands"))
     assert "the disk is full" in rdp(lucid, "create", "unseen", status=AuditFailed.exit_status)
     assert asyncio.run(sent(settings_of(lucid), "rdp.server.commands")) == before

@@ -1,7 +1,7 @@
 """A command to node management, and its answer.
 
 LucidError
-├── Refused     agents/platform/ordering.py: the manager did not do it, and says why
+├── Refused     agents/platform/command_topic.py: the manager did not do it, and says why
 └── NoAnswer    no manager answered within the time; it may still do it
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 from agents.platform.answers import NoAnswer
-from agents.platform.ordering import Orders
+from agents.platform.command_topic import CommandTopic
 from agents.platform.settings import Settings
 from schemas.audit import NodeOrdered
 from schemas.node_commands import NodeCommand
@@ -20,8 +20,8 @@ from schemas.node_events import LifecycleEvent, NodeCommandDone, NodeCommandRefu
 from schemas.node_states import NodeRefused
 
 WAIT = 15.0
-ORDERS = Orders("node.commands", "node.lifecycle", LifecycleEvent,
-                NodeCommandDone, NodeCommandRefused)  # fmt: skip
+COMMANDS = CommandTopic("node.commands", "node.lifecycle", LifecycleEvent,
+                        NodeCommandDone, NodeCommandRefused)  # fmt: skip
 
 
 def make_command(action: str, **fields: Any) -> NodeCommand:
@@ -33,7 +33,7 @@ async def ask(settings: Settings, command: NodeCommand, seconds: float = WAIT) -
     """Send a command and wait until it is done. Raises Refused, NoAnswer, Transient."""
     act = NodeOrdered(command=command)
     try:
-        await ORDERS.send(settings, command, act, command.about, seconds=seconds)
+        await COMMANDS.send(settings, command, act, command.about, seconds=seconds)
     except NoAnswer as error:
         raise NoAnswer(
             f"no manager answered {command.action} of {command.about} within {seconds:g} s",

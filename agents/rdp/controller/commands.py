@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from agents.platform.command_topic import CommandTopic
 from agents.platform.contract import load_contract
-from agents.platform.ordering import Orders
 from agents.platform.output import (
     AsJson,
     Rows,
@@ -38,8 +38,8 @@ from schemas.rdp_sessions import OVER
 from schemas.sessions import new_session_id, parse_session_id
 
 app = typer.Typer(help="Desktop sessions: who is on which server.", no_args_is_help=True)
-ORDERS = Orders("rdp.session.commands", "rdp.session.events", RdpSessionEvent,
-                RdpCommandDone, RdpCommandRefused)  # fmt: skip
+COMMANDS = CommandTopic("rdp.session.commands", "rdp.session.events", RdpSessionEvent,
+                        RdpCommandDone, RdpCommandRefused)  # fmt: skip
 Session = Annotated[str, typer.Argument(help="The desktop session's id.")]
 
 
@@ -113,7 +113,7 @@ def _order(action: SessionAction, session: str, reason: str, wait: float, as_jso
          "action": action, "reason": reason}
     )  # fmt: skip
     act = RdpSessionOrdered(command=command)
-    answer = asyncio.run(ORDERS.send(settings, command, act, command.session, seconds=wait))
+    answer = asyncio.run(COMMANDS.send(settings, command, act, command.session, seconds=wait))
     state = None if answer is None else answer.state
     if as_json:
         print_json({"command": command.id, "action": action, "session": session, "state": state})

@@ -10,7 +10,7 @@ import typer
 from pydantic import ValidationError
 
 from agents.platform.catalog import Catalog, Document
-from agents.platform.ordering import Orders
+from agents.platform.command_topic import CommandTopic
 from agents.platform.output import (
     AsJson,
     Rows,
@@ -32,8 +32,8 @@ from schemas.sessions import new_session_id
 
 PORT_RESULTS = {"block_port": "blocked", "unblock_port": "not blocked"}
 app = typer.Typer(help="RDP servers: desktops that are recorded.", no_args_is_help=True)
-ORDERS = Orders("rdp.server.commands", "rdp.server.events", ServerEvent,
-                ServerCommandDone, ServerCommandRefused)  # fmt: skip
+COMMANDS = CommandTopic("rdp.server.commands", "rdp.server.events", ServerEvent,
+                        ServerCommandDone, ServerCommandRefused)  # fmt: skip
 Name = Annotated[str, typer.Argument(help="The server's name or id.")]
 Host = Annotated[str, typer.Option(help="Whose; the manager's own host by default.")]
 
@@ -189,7 +189,7 @@ def _command(**fields: Any) -> ServerCommand:
 def _send_and_tell(command: ServerCommand, name: str, wait: float, as_json: bool) -> None:
     quiet()
     act = RdpServerOrdered(command=command)
-    answer = asyncio.run(ORDERS.send(Settings.load(), command, act, command.key, seconds=wait))
+    answer = asyncio.run(COMMANDS.send(Settings.load(), command, act, command.key, seconds=wait))
     if answer is None:
         if as_json:
             print_json({"command": command.id, "action": command.action, "server": command.server})

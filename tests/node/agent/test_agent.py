@@ -16,7 +16,7 @@ from agents.cli import app
 from agents.node.agent.agent import build
 from agents.node.agent.registering import Node, RegistrationFailed, register
 from agents.node.agent.settings import NodeAgentSettings
-from agents.platform import ordering
+from agents.platform import command_topic
 from agents.platform.answers import NoAnswer
 from agents.platform.audit import AuditFailed, acting_user
 from agents.platform.keys import init_keys, load_signer
@@ -188,7 +188,7 @@ async def test_the_commands_from_registering_to_a_payout(house: House, lucid: An
 async def test_no_command_is_sent_that_is_not_audited(
     house: House, lucid: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ordering, "Audit", FullDisk)
+    monkeypatch.setattr(command_topic, "Audit", FullDisk)
     with pytest.raises(AuditFailed):
         await lucid("pool", "create", "north")
     assert await sent(house.settings, "node.commands") == []

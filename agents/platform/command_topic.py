@@ -1,8 +1,8 @@
 """A command of the shell to a service: noted for the audit, sent, and its answer waited for.
 
-ORDERS = Orders("rdp.server.commands", "rdp.server.events", ServerEvent,
-                ServerCommandDone, ServerCommandRefused)
-done = await ORDERS.send(settings, command, act, key, seconds=60)
+COMMANDS = CommandTopic("rdp.server.commands", "rdp.server.events", ServerEvent,
+                        ServerCommandDone, ServerCommandRefused)
+done = await COMMANDS.send(settings, command, act, key, seconds=60)
 
 LucidError
 ├── Refused     the service did not carry the command out, and says why
@@ -48,7 +48,7 @@ class Refused(LucidError):
 
 
 @dataclass(frozen=True)
-class Orders(Generic[Done]):
+class CommandTopic(Generic[Done]):
     """A topic of commands, the topic that answers them, and the data of both answers there."""
 
     commands: str
