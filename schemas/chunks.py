@@ -5,7 +5,6 @@ a chunk is the RFC 6962 leaf hash over both, so that anyone checks it without a 
 
 FormatError
 ├── InvalidChunk          a header field, length or plaintext breaks the format
-├── InvalidSealing        cut or compression parameters out of range
 └── Undecryptable         the cipher's tag does not match
 """
 
@@ -57,10 +56,6 @@ HEADER_SIZE = _LAYOUT.size
 
 class InvalidChunk(FormatError):
     """A chunk's header, length or content breaks the format."""
-
-
-class InvalidSealing(FormatError):
-    """Sealing parameters are out of range."""
 
 
 class Undecryptable(FormatError):

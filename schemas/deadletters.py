@@ -44,9 +44,6 @@ MAX_REASON = 2000
 MAX_HEADERS = 16_384
 """Headers kept; the prefix adds two bytes to each, so the letter grows by 32 KiB at most."""
 
-MAX_OVERHEAD = 64 * 1024
-"""Bytes by which a letter may be larger than the record that it holds."""
-
 PREFIX = "h_"
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _CODE = re.compile(r"[A-Za-z][A-Za-z0-9]{0,99}")

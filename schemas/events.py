@@ -333,5 +333,4 @@ class SessionEvent(AnsweringEvent):
         return subject_of(data)
 
 
-event_to_kafka = SessionEvent.to_kafka
 event_from_kafka = SessionEvent.from_kafka

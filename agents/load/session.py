@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from schemas.chunks import Sealing
 from schemas.controls import Close, Keepalive, Open
 from schemas.datakey import derive, new_data_key, wrap
 from schemas.frames import FrameRecord, Kind, chain_next, chain_start
+from schemas.manifests import wrapped_key_text
 from schemas.notes import Commitment, Signer
 from schemas.sessions import new_session_id
 
@@ -55,7 +55,7 @@ class LoadSession:
         self._time = time_us
         self.open_payload = Open(
             session=self.name, recorder=str(identity.signer.verifier),
-            key=base64.b64encode(wrap(data_key, identity.recipients)).decode(),
+            key=wrapped_key_text(wrap(data_key, identity.recipients)),
             recipients=list(identity.recipients), codec=CODEC,
             source={"type": "load", "content": identity.content}, host=identity.host,
             owner=identity.owner, project=identity.project, sealing=SEALING,

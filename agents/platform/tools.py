@@ -58,14 +58,3 @@ def require_tool(name: str) -> Path:
     if found is None:
         raise MissingTool(f"the program {name} is not installed", hint=install_hint(name))
     return Path(found)
-
-
-def missing_tools(*names: str) -> list[str]:
-    """Those of `names` that are not installed."""
-    missing = []
-    for name in names:
-        try:
-            require_tool(name)
-        except MissingTool:
-            missing.append(name)
-    return missing

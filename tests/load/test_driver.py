@@ -17,7 +17,7 @@ from agents.load.session import Identity
 from agents.platform.contract import load_contract
 from agents.platform.producer import RecordTooLarge, Sending, SendRefused
 from agents.platform.settings import Settings
-from schemas.events import ManifestStored, SessionEvent, event_to_kafka
+from schemas.events import ManifestStored, SessionEvent
 from schemas.frames import FrameRecord, Kind, from_kafka
 from tests.factories import RECORDER
 from tests.factories import Identity as Age
@@ -149,7 +149,7 @@ async def test_events_of_others_and_what_is_no_event_are_passed_over() -> None:
 
     def event(session: str) -> Record:
         data = ManifestStored(session=session, manifest_hash="ab" * 32)
-        return Record(*event_to_kafka(SessionEvent(data, "lucid/storage/h", session)))
+        return Record(*SessionEvent(data, "lucid/storage/h", session).to_kafka())
 
     async def poll(_: float) -> list[Any]:
         nonlocal rounds

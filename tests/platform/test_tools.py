@@ -38,7 +38,6 @@ def test_an_installed_program_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path
     program = put_program(tmp_path, "mvn")
     monkeypatch.setenv("PATH", str(tmp_path))
     assert tools.require_tool("mvn") == program
-    assert tools.missing_tools("mvn", "go", "ffmpeg") == ["go", "ffmpeg"]
 
 
 def test_java_home_goes_before_the_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

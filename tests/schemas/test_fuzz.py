@@ -26,13 +26,14 @@ from schemas.erasure import (
     write_leaves,
 )
 from schemas.errors import FormatError
-from schemas.events import SessionEvent, SessionHeartbeat, event_from_kafka, event_to_kafka
+from schemas.events import SessionEvent, SessionHeartbeat, event_from_kafka
 from schemas.manifests import Manifest, read_manifest
 from schemas.notes import Checkpoint, Commitment, Signer, Verifier, split_note
 from schemas.progress import SessionProgress, read_progress
 from schemas.retention import Hold
 from schemas.stored import ChunkRecord, ManifestRecord
-from tests.factories import RECORDER, START, MemorySource, make_session
+from tests.factories import RECORDER, START, make_session
+from tests.memory_source import MemorySource
 
 MADE = make_session(frames=12, gap_at=4, drop=(6,), seed=5)
 CHUNK = MADE.chunks[0].data
@@ -228,7 +229,7 @@ EVENT = SessionEvent(
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
 def test_an_event_with_a_spoiled_part(data: st.DataObject) -> None:
-    key, headers, value = event_to_kafka(EVENT)
+    key, headers, value = EVENT.to_kafka()
     where = data.draw(st.integers(-1, len(headers) - 1))
     of_time = where >= 0 and headers[where][0] == "ce_time"
     spoiled_headers = list(headers)
@@ -249,7 +250,7 @@ def test_the_records_of_the_processor_read_back() -> None:
     assert ChunkRecord.from_kafka(*chunk.to_kafka()) == chunk
     manifest = ManifestRecord(MADE.manifest_bytes, MADE.checkpoint, MADE.wrapped)
     assert ManifestRecord.from_kafka(*manifest.to_kafka()) == (manifest, MADE.manifest)
-    assert event_from_kafka(*event_to_kafka(EVENT)) == EVENT
+    assert event_from_kafka(*EVENT.to_kafka()) == EVENT
 
 
 @settings(max_examples=300, deadline=None)

@@ -12,7 +12,6 @@ await track.remove()                   or await track.leave(), which keeps the s
 from __future__ import annotations
 
 import asyncio
-import base64
 from collections.abc import Callable
 from typing import Self
 
@@ -37,6 +36,7 @@ from schemas.datakey import derive, new_data_key, wrap
 from schemas.errors import LucidError
 from schemas.events import SessionOpened
 from schemas.frames import FrameRecord, Kind
+from schemas.manifests import wrapped_key_text
 from schemas.sessions import new_session_id
 
 log = structlog.get_logger(__name__)
@@ -78,7 +78,7 @@ class Track:
         opened = Open(
             session=str(session),
             recorder=str(order.signer.verifier),
-            key=base64.b64encode(wrap(data_key, order.recipients)).decode(),
+            key=wrapped_key_text(wrap(data_key, order.recipients)),
             recipients=list(order.recipients),
             codec=info.codec,
             source={"type": info.type, **info.details},
