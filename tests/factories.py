@@ -8,27 +8,18 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 from uuid import UUID
 
 import pyrage
 from pydantic import BaseModel
 
 from schemas.canonical import encode
-from schemas.chunks import HEADER_SIZE, ZSTD_VERSION, Chunk, Compressor, Position, Sealing, seal
+from schemas.chunks import ZSTD_VERSION, Chunk, Compressor, Position, Sealing, seal
 from schemas.controls import Abandon, Close, Gap, Keepalive, Open
 from schemas.datakey import DataKey, derive, wrap
-from schemas.erasure import (
-    Erasure,
-    ErasureFiles,
-    Stage,
-    digest,
-    sign_erasure,
-    write_headers,
-    write_leaves,
-)
 from schemas.frames import (
     OUTSIDE_SEQUENCE,
     FrameRecord,
@@ -45,13 +36,11 @@ from schemas.manifests import (
     Missing,
     Tally,
     checkpoint_of,
-    manifest_hash,
     wrapped_key_text,
 )
 from schemas.merkle import root
 from schemas.notes import Commitment, Signer
 from schemas.sessions import new_session_id
-from schemas.verify_chunk import Expected
 
 START = 1_700_000_000_000_000
 STEP = 100_000
@@ -331,85 +320,6 @@ def _tally(entries: Sequence[FrameRecord], chunks: Sequence[Chunk]) -> Tally:
         raw_bytes=sum(record.size for record in entries),
         sealed_bytes=sum(len(chunk.data) for chunk in chunks),
     )
-
-
-@dataclass
-class MemorySource:
-    """A SessionSource of a made session; tests change its fields to damage it."""
-
-    session: UUID | None
-    manifest_data: bytes | None
-    note: bytes | None
-    wrapped: bytes | None
-    chunks: dict[int, bytes]
-    listed: dict[int, Expected] | None
-    recorder_key: str | None = None
-    processor_key: str | None = None
-    ended: bool = True
-    name: str = "catalog"
-    differing: list[str] = field(default_factory=list)
-    erased: ErasureFiles | None = None
-
-    @classmethod
-    def of(cls, made: MadeSession, processor_key: str | None = None) -> MemorySource:
-        """Everything in order, with a catalog's list."""
-        return cls(
-            session=made.session,
-            manifest_data=made.manifest_bytes,
-            note=made.checkpoint.encode(),
-            wrapped=made.wrapped,
-            chunks={chunk.header.index: chunk.data for chunk in made.chunks},
-            listed={
-                chunk.header.index: Expected(chunk.leaf, len(chunk.data)) for chunk in made.chunks
-            },
-            processor_key=processor_key,
-        )
-
-    def manifest(self) -> bytes | None:
-        return self.manifest_data
-
-    def checkpoint(self) -> bytes | None:
-        return self.note
-
-    def wrapped_key(self) -> bytes | None:
-        return self.wrapped
-
-    def listing(self) -> Mapping[int, Expected] | None:
-        return self.listed
-
-    def disagreements(self) -> list[str]:
-        return self.differing
-
-    def present(self) -> Collection[int]:
-        return self.chunks.keys()
-
-    def chunk(self, index: int) -> bytes | None:
-        return self.chunks.get(index)
-
-    def erasure(self) -> ErasureFiles | None:
-        return self.erased
-
-    def erase(self, made: MadeSession, stage: Stage = "content", **changes: Any) -> None:
-        """Take away what an erasure takes, and leave its records."""
-        leaves = write_leaves(made.leaves)
-        headers = write_headers(chunk.data[:HEADER_SIZE] for chunk in made.chunks)
-        fields: dict[str, Any] = {
-            "session": str(made.session), "stage": "content", "scope": "default", "keep_days": 30,
-            "ended": START, "decided": START + 40 * DAY, "by": "root", "host": "store",
-            "manifest_hash": manifest_hash(made.manifest_bytes).hex(),
-            "root": made.manifest.root, "chunks": len(made.chunks),
-            "leaves_hash": digest(leaves), "headers_hash": digest(headers), **changes,
-        }  # fmt: skip
-        signer = fields.pop("signer", STORAGE)
-        content = sign_erasure(Erasure(**fields), signer)
-        self.chunks, self.wrapped = {}, None
-        self.erased = ErasureFiles(content, None, leaves, headers)
-        if stage == "metadata":
-            later = {**fields, "stage": "metadata", "keep_days": 90, "headers_hash": None,
-                     "decided": START + 100 * DAY}  # fmt: skip
-            metadata = sign_erasure(Erasure(**later), signer)
-            self.manifest_data, self.listed = None, {}
-            self.erased = ErasureFiles(content, metadata, leaves)
 
 
 def with_manifest(made: MadeSession, **changes: object) -> MadeSession:

@@ -22,7 +22,8 @@ from schemas.audit import AuditEvent, ResourceRead
 from schemas.canonical import encode
 from schemas.errors import LucidError
 from tests.auditor.test_audit_commands import SESSION, make  # noqa: F401 - a fixture
-from tests.factories import MemorySource, make_session
+from tests.factories import make_session
+from tests.memory_source import MemorySource
 from tests.vectors.make_activity import ENTRIES
 
 VECTORS = Path(__file__).parents[1] / "vectors"

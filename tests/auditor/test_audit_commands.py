@@ -41,7 +41,8 @@ from schemas.notes import InvalidNote
 from schemas.sessions import InvalidSessionId, new_session_id
 from schemas.verify_documents import Access
 from tests.conftest import Stack
-from tests.factories import MemorySource, make_session
+from tests.factories import make_session
+from tests.memory_source import MemorySource
 from tests.platform.topics import create_topic, expire
 
 SESSION = "018bcfe5-6800-7000-8000-000000000001"

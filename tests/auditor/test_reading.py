@@ -20,7 +20,8 @@ from agents.platform.verification import run_verification
 from schemas.bundle import BundleError
 from schemas.datakey import NoIdentity
 from schemas.frames import Kind
-from tests.factories import Identity, MemorySource, make_session
+from tests.factories import Identity, make_session
+from tests.memory_source import MemorySource
 
 MADE = make_session(frames=20, per_chunk=6)
 OTHER = make_session(frames=20, per_chunk=6, seed=9)

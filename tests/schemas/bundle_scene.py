@@ -10,7 +10,8 @@ from schemas.bundle import (
     write_bundle,
 )
 from schemas.verify_documents import Access
-from tests.factories import MadeSession, MemorySource, make_session
+from tests.factories import MadeSession, make_session
+from tests.memory_source import MemorySource
 
 MADE = make_session(frames=14, seed=7)
 DOCUMENTS = (

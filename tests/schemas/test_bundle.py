@@ -25,7 +25,8 @@ from schemas.chunks import HEADER_SIZE
 from schemas.verdicts import Severity, Verdict
 from schemas.verify import verify
 from schemas.verify_documents import Access
-from tests.factories import STORAGE, MemorySource, make_session, with_manifest
+from tests.factories import STORAGE, make_session, with_manifest
+from tests.memory_source import MemorySource
 from tests.schemas.bundle_scene import (
     ACCESS,
     BYTES,

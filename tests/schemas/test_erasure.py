@@ -23,7 +23,8 @@ from schemas.notes import Signer
 from schemas.verdicts import Area, Report, Severity, Verdict
 from schemas.verify import verify
 from schemas.verify_documents import Access
-from tests.factories import DAY, START, STORAGE, MadeSession, MemorySource, make_session
+from tests.factories import DAY, START, STORAGE, MadeSession, make_session
+from tests.memory_source import MemorySource
 
 MADE = make_session(frames=20, seed=31)
 OTHER = make_session(frames=20, seed=32)

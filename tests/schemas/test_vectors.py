@@ -31,7 +31,7 @@ from schemas.progress import read_progress
 from schemas.verdicts import Severity
 from schemas.verify import verify
 from schemas.verify_documents import Access
-from tests.factories import MemorySource
+from tests.memory_source import MemorySource
 from tests.vectors import make
 
 VECTORS = Path(__file__).parents[1] / "vectors"

@@ -17,14 +17,8 @@ from schemas.verdicts import Area, Report, Severity, Verdict
 from schemas.verify import SessionCheck, verify
 from schemas.verify_chunk import MAX_CHUNK, Expected, check_chunk
 from schemas.verify_documents import Access
-from tests.factories import (
-    PROCESSOR,
-    RECORDER,
-    Identity,
-    MemorySource,
-    make_session,
-    with_manifest,
-)
+from tests.factories import PROCESSOR, RECORDER, Identity, make_session, with_manifest
+from tests.memory_source import MemorySource
 from tests.schemas.verify_scene import (
     LAST,
     MADE,

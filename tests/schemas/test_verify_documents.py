@@ -14,14 +14,8 @@ from schemas.notes import Signer
 from schemas.verdicts import Severity, Verdict
 from schemas.verify import verify
 from schemas.verify_documents import Access
-from tests.factories import (
-    PROCESSOR,
-    RECORDER,
-    Identity,
-    MemorySource,
-    make_session,
-    with_manifest,
-)
+from tests.factories import PROCESSOR, RECORDER, Identity, make_session, with_manifest
+from tests.memory_source import MemorySource
 from tests.schemas.verify_scene import (
     MADE,
     OTHER,

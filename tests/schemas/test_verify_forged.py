@@ -22,13 +22,13 @@ from tests.factories import (
     RECORDER,
     Identity,
     MadeSession,
-    MemorySource,
     Recording,
     assemble,
     make_session,
     seal_all,
     with_manifest,
 )
+from tests.memory_source import MemorySource
 from tests.schemas.verify_scene import (
     LAST,
     MADE,

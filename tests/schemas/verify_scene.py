@@ -5,11 +5,8 @@ from __future__ import annotations
 from schemas.notes import Signer
 from schemas.verdicts import Report
 from schemas.verify_documents import Access
-from tests.factories import (
-    MadeSession,
-    MemorySource,
-    make_session,
-)
+from tests.factories import MadeSession, make_session
+from tests.memory_source import MemorySource
 
 MADE = make_session(frames=20, seed=1)
 OTHER = make_session(frames=20, seed=2)

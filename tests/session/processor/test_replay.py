@@ -1,35 +1,18 @@
-"""Replay against the real broker and catalog: what is stored is compared, named and restored."""
+"""Replay against the real broker and catalog: what is stored is compared with its log."""
 
 from __future__ import annotations
 
-import asyncio
 import random
-import time
-from collections.abc import AsyncIterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-from uuid import UUID, uuid4
 
 import pyrage
 import pytest
-from prometheus_client import CollectorRegistry
 
-from agents.auditor.access import load_access
-from agents.platform.blobs import CHECKPOINT, ERASED_CONTENT, KEY, MANIFEST, Blobs, chunk_name
-from agents.platform.catalog import Catalog
-from agents.platform.contract import Contract, apply_contract, load_contract
-from agents.platform.keys import init_keys, load_identities, load_recipients, load_signer
-from agents.platform.producer import Producer
-from agents.platform.settings import Settings
-from agents.platform.stored_sessions import find_session
-from agents.platform.topic_reader import read_topic
-from agents.platform.verification import run_verification
+from agents.platform.blobs import CHECKPOINT, ERASED_CONTENT, KEY, MANIFEST, chunk_name
+from agents.platform.keys import load_recipients
 from agents.session.processor import sealer
-from agents.session.processor.commands import Order, OutputTaken, Report, report_fields, run_replay
+from agents.session.processor.commands import OutputTaken, report_fields
 from agents.session.processor.ranges import (
     AnotherKey,
     BadRange,
@@ -37,231 +20,26 @@ from agents.session.processor.ranges import (
     ExpiredRange,
     NotInLog,
 )
-from agents.session.processor.repair import Repair
-from agents.session.processor.sealer import open_session
-from agents.session.processor.session import Session
-from agents.session.processor.settings import ProcessorSettings
-from agents.session.storage.keeper import Keeper
-from agents.session.storage.metrics import StorageMetrics
 from schemas import chunks as chunk_format
-from schemas.audit import AuditEvent, ChainStarted, ChunksRepaired, SessionReplayed
+from schemas.audit import SessionReplayed
 from schemas.canonical import encode
-from schemas.chunks import Sealing, read_chunk
-from schemas.controls import Close, Keepalive, Open
-from schemas.datakey import NoIdentity, derive, wrap
-from schemas.events import ChunkStored, ManifestStored, SessionEvent, event_from_kafka
-from schemas.frames import FrameRecord, Kind, to_kafka
-from schemas.manifests import Manifest, checkpoint_of
-from schemas.notes import Signer
-from schemas.replay import Difference
+from schemas.chunks import read_chunk
+from schemas.controls import Open
+from schemas.datakey import NoIdentity, wrap
+from schemas.frames import FrameRecord, Kind
+from schemas.manifests import Manifest
 from schemas.sessions import new_session_id
-from schemas.stored import ChunkRecord, ManifestRecord
-from schemas.verdicts import Verdict
-from tests.conftest import Stack
-from tests.factories import RECORDER, Recording, wrapped_key_text
+from tests.factories import wrapped_key_text
 from tests.platform.topics import expire
-
-SMALL = Sealing(cut_bytes=4096, cut_us=1_000_000)
-PARTITION = 3
-# The broker deletes records whose event time is beyond the topic's retention.
-START = (time.time_ns() // 1_000_000_000 - 3 * 86_400) * 1_000_000
-D = Difference
-
-
-@dataclass
-class House:
-    """An installation: its log, its store, its catalog; sessions are recorded and stored in it."""
-
-    settings: Settings
-    catalog: Catalog
-    producer: Producer
-    blobs: Blobs
-    contract: Contract
-    logs: dict[str, list[FrameRecord]] = field(default_factory=dict)
-    sessions: set[bytes] = field(default_factory=set)
-
-    def topic(self, name: str) -> str:
-        return self.contract.topic(name).full_name
-
-    async def log(self, records: Sequence[FrameRecord], partition: int = PARTITION) -> list[int]:
-        """Put records on the topic; their offsets."""
-        offsets = []
-        for record in records:
-            key, headers, value = to_kafka(record)
-            self.sessions.add(key)
-            placed = await self.producer.send(
-                self.topic("session.frames"), value, key=key, headers=[*headers],
-                partition=partition, timestamp_ms=record.time // 1000,
-            )  # fmt: skip
-            offsets.append(placed.offset)
-        return offsets
-
-    async def record(
-        self, frames: int = 30, seed: int = 0, *, store: bool = True, listed: bool = True,
-        partition: int = PARTITION, end: bool = True, drop: Sequence[int] = (),
-    ) -> str:  # fmt: skip
-        """A session on the topic, and stored as the pipeline stores it."""
-        records = make_log(load_recipients(self.settings), frames, seed, end=end)
-        records = [one for one in records if one.seq not in drop]
-        offsets = await self.log(records, partition)
-        session = str(records[0].session)
-        self.logs[session] = records
-        if listed:
-            opened = {"partition": partition, "offset": offsets[0], "started": records[0].time}
-            await self.catalog.put_version(
-                "sessions", {"_id": session, "version": 1, "opened": opened}
-            )
-        if store:
-            await self.store(records, partition, offsets[0])
-        return session
-
-    async def store(self, records: Sequence[FrameRecord], partition: int, offset: int) -> None:
-        found = seal(records, partition, offset, self.settings)
-        wrapped = open_session(records[0], partition, offset).opened.wrapped_key
-        with ThreadPoolExecutor(1) as pool:
-            metrics = StorageMetrics(CollectorRegistry())
-            keeper = Keeper(self.blobs, self.catalog, pool, metrics)
-            for data in found.chunks:
-                await keeper.keep_chunk(ChunkRecord(read_chunk(data), wrapped))
-            if found.manifest is not None:
-                note = load_signer(self.settings, "processor").sign(
-                    checkpoint_of(found.manifest).to_text()
-                )
-                record = ManifestRecord(encode(found.manifest), note, wrapped)
-                await keeper.keep_manifest(record, found.manifest)
-
-    async def replay(self, session: str = "", **more: Any) -> Report:
-        order = Order(session=UUID(session) if session else None, **more)
-        return await run_replay(self.settings, ProcessorSettings.load(), order)
-
-    def path(self, session: str, index: int | str) -> Path:
-        name = chunk_name(index) if isinstance(index, int) else index
-        return self.blobs.path(session, name)
-
-    async def verified(self, session: str) -> set[Verdict]:
-        """What `lucid verify` finds."""
-        access = load_access([], [], self.settings)
-        source = await find_session(self.settings, UUID(session), access.trusted)
-        report = run_verification(source, access)
-        assert report.totals.chunks_decrypted > 0
-        return {one.verdict for one in report.findings}
-
-    async def events(self, topic: str) -> list[Any]:
-        """The records that a topic has of this house's sessions."""
-        records = read_topic(self.settings, self.topic(topic))
-        return [raw async for raw in records if raw.key in self.sessions]
-
-    async def session_events(self) -> list[SessionEvent]:
-        raws = await self.events("session.events")
-        return [event_from_kafka(raw.key, raw.headers, raw.value) for raw in raws]
-
-    async def audited(self) -> list[Any]:
-        """What was done, without the start of the chain."""
-        raws = await self.events("audit.events")
-        acts = [AuditEvent.from_kafka(raw.key, raw.headers, raw.value).data for raw in raws]
-        return [act for act in acts if not isinstance(act, ChainStarted)]
-
-
-def make_log(
-    recipients: list[str], frames: int, seed: int, *, end: bool = True
-) -> list[FrameRecord]:
-    """A session of noisy frames; a cut about every ninth record."""
-    noise = random.Random(seed)
-    session = new_session_id(START + seed * 600_000_000, noise.randbytes(10))
-    data_key = noise.randbytes(32)
-    recording = Recording(session, derive(data_key, session))
-    recording.time = START + seed * 600_000_000
-    opened = Open(
-        session=str(session), recorder=str(RECORDER.verifier),
-        key=wrapped_key_text(wrap(data_key, recipients)), recipients=recipients,
-        codec="bytes/1", source={}, host="desk", sealing=SMALL,
-    )  # fmt: skip
-    recording.add(Kind.OPEN, opened)
-    for number in range(frames):
-        recording.add(Kind.FRAMES, noise.randbytes(400))
-        if number % 7 == 6:
-            recording.add(Kind.KEEPALIVE, Keepalive(note=recording.note()))
-    if end:
-        recording.add(Kind.CLOSE, Close(reason="done", note=recording.note("done")))
-    return recording.records
-
-
-@dataclass
-class Sealed:
-    chunks: list[bytes] = field(default_factory=list)
-    manifest: Manifest | None = None
-
-
-def seal(records: Sequence[FrameRecord], partition: int, offset: int, settings: Settings) -> Sealed:
-    sealed = Sealed()
-    identities = load_identities(settings.keys_dir / "processor.age")
-    session = Session(open_session(records[0], partition, offset), identities)
-    for number, record in enumerate(records, offset):
-        for cut in session.chunker.add(record, number):
-            chunk, _, manifest = session.seal(cut)
-            sealed.chunks.append(chunk.data)
-            sealed.manifest = manifest
-    return sealed
-
-
-def installation(stack: Stack, home: Path, prefix: str) -> Settings:
-    return Settings.load(
-        home=home, kafka=stack.kafka, mongo=stack.mongo, topic_prefix=prefix,
-        database=f"r{uuid4().hex[:10]}",
-    )  # fmt: skip
-
-
-@asynccontextmanager
-async def open_house(settings: Settings) -> AsyncIterator[House]:
-    init_keys(settings)
-    with (settings.keys_dir / "trusted.txt").open("a") as file:
-        file.write(f"{RECORDER.verifier}\n")
-    contract = load_contract(settings)
-    async with Catalog(settings) as catalog, Producer(settings, contract.limits) as producer:
-        await catalog.prepare()
-        yield House(settings, catalog, producer, Blobs(settings.blobs_dir), contract)
-
-
-def make_topics(stack: Stack, home: Path) -> str:
-    prefix = f"r{uuid4().hex[:8]}."
-    settings = installation(stack, home, prefix)
-    asyncio.run(apply_contract(settings, load_contract(settings)))
-    return prefix
-
-
-@pytest.fixture(scope="module")
-def prefix(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> str:
-    return make_topics(stack, tmp_path_factory.mktemp("topics"))
-
-
-@pytest.fixture(scope="module")
-def other_prefix(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> str:
-    return make_topics(stack, tmp_path_factory.mktemp("topics"))
-
-
-@pytest.fixture
-async def house(stack: Stack, tmp_path: Path, prefix: str) -> AsyncIterator[House]:
-    """A store and a catalog of its own, on topics that the tests of this file share."""
-    async with open_house(installation(stack, tmp_path, prefix)) as found:
-        yield found
-
-
-@pytest.fixture
-async def empty_log(stack: Stack, tmp_path: Path, other_prefix: str) -> AsyncIterator[House]:
-    """The same on topics that few tests write to."""
-    async with open_house(installation(stack, tmp_path, other_prefix)) as found:
-        yield found
-
-
-def rows(report: Report) -> dict[str, Difference]:
-    (found,) = report.results
-    return {row.name: row.difference for row in found.differences}
-
-
-def flip(path: Path, at: int = 700) -> None:
-    data = bytearray(path.read_bytes())
-    data[at] ^= 1
-    path.write_bytes(data)
+from tests.session.processor.replay_house import (
+    PARTITION,
+    D,
+    House,
+    flip,
+    make_log,
+    rows,
+    seal,
+)
 
 
 async def test_what_is_stored_is_what_the_log_gives_again(house: House) -> None:
@@ -378,163 +156,6 @@ async def test_what_was_stored_from_another_log_differs_by_cut_key_or_codec(
     await house.catalog._database.manifests.delete_one({"_id": session})
     report = await house.replay(session)
     assert rows(report)[chunk_name(1)] is D.DIFFERENT_KEY
-
-
-@pytest.mark.parametrize(
-    "damage", ["missing", "truncated", "bit-flipped", "exchanged!", "empty", "huge"]
-)
-async def test_a_damaged_chunk_is_restored_and_the_former_file_kept(
-    house: House, damage: str
-) -> None:
-    session = await house.record(seed=100 + len(damage))
-    path = house.path(session, 1)
-    right = path.read_bytes()
-    match damage:
-        case "missing":
-            path.unlink()
-        case "truncated":
-            path.write_bytes(right[:-5])
-        case "bit-flipped":
-            flip(path)
-        case "exchanged!":
-            path.write_bytes(house.path(session, 2).read_bytes())
-        case "empty":
-            path.write_bytes(b"")
-        case "huge":
-            with path.open("ab") as file:
-                file.truncate(18 * 1024**2)
-    assert await house.verified(session)
-    rotten = path.read_bytes() if path.exists() else None
-    report = await house.replay(session, repair=True)
-    (found,) = report.results
-    assert (report.exit_status, found.outcome) == (0, "repaired"), found.differences
-    assert path.read_bytes() == right
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert await house.verified(session) == set()
-    aside = [one.read_bytes() for one in (house.blobs.folder(session) / "conflicts").glob("*")]
-    assert aside == ([] if rotten is None else [rotten])
-    (event,) = await house.session_events()
-    assert isinstance(event.data, ChunkStored)
-    assert (event.data.index, event.data.leaf) == (1, read_chunk(right).leaf.hex())
-    assert [type(data) for data in await house.audited()] == [SessionReplayed, ChunksRepaired]
-    assert (await house.replay(session)).results[0].outcome == "identical"
-
-
-async def test_everything_of_a_session_is_restored_from_its_log(house: House) -> None:
-    session = await house.record(seed=5)
-    folder = house.blobs.folder(session)
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    for path in folder.iterdir():
-        path.unlink()
-    database = house.catalog._database
-    await database.chunks.delete_many({"session": session})
-    await database.manifests.delete_one({"_id": session})
-    report = await house.replay(session, repair=True)
-    assert report.exit_status == 0, report.results[0].differences
-    after = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-    assert after == before
-    assert await house.verified(session) == set()
-    kinds = [type(event.data) for event in await house.session_events()]
-    assert kinds.count(ManifestStored) == 1
-    assert kinds.count(ChunkStored) == report.results[0].chunks
-
-
-async def test_documents_that_rotted_are_restored_as_they_were_signed(house: House) -> None:
-    session = await house.record(seed=6)
-    right = {name: house.path(session, name).read_bytes() for name in (MANIFEST, CHECKPOINT, KEY)}
-    flip(house.path(session, MANIFEST), 60)
-    flip(house.path(session, CHECKPOINT), 60)
-    house.path(session, KEY).write_bytes(b"not age")
-    (house.settings.keys_dir / "processor.key").unlink()
-    report = await house.replay(session, repair=True)
-    assert report.exit_status == 0, report.results[0].differences
-    for name, data in right.items():
-        assert house.path(session, name).read_bytes() == data
-    assert len(list((house.blobs.folder(session) / "conflicts").iterdir())) == 3
-
-
-async def test_a_checkpoint_that_is_nowhere_needs_the_processors_key(house: House) -> None:
-    session = await house.record(seed=7)
-    note = house.path(session, CHECKPOINT).read_bytes()
-    house.path(session, CHECKPOINT).unlink()
-    await house.catalog._database.manifests.delete_one({"_id": session})
-    key = house.settings.keys_dir / "processor.key"
-    kept = key.read_text()
-    key.unlink()
-    report = await house.replay(session, repair=True)
-    assert report.exit_status == 1
-    by_name = {row.name: row for row in report.results[0].differences}
-    assert "processor's key" in by_name[CHECKPOINT].repair
-    assert not house.path(session, CHECKPOINT).exists()
-    key.write_text(kept)
-    key.chmod(0o600)
-    assert (await house.replay(session, repair=True)).exit_status == 0
-    assert house.path(session, CHECKPOINT).read_bytes() == note
-
-
-async def test_nothing_is_replaced_by_what_was_not_signed(house: House) -> None:
-    recipients = load_recipients(house.settings)
-    records = make_log(recipients, 30, 8)
-    offsets = await house.log(records)
-    await house.store([one for one in records if one.seq != 4], PARTITION, offsets[0])
-    session = str(records[0].session)
-    house.path(session, 1).unlink()
-    before = {path.name: path.read_bytes() for path in house.blobs.folder(session).iterdir()}
-    report = await house.replay(session, repair=True)
-    assert report.exit_status == 1
-    reasons = {row.repair for row in report.results[0].differences}
-    assert reasons == {
-        "not repaired: the log does not give what the checkpoint names",
-        "not repaired: the catalog's entry names another hash; it stays as evidence",
-    }
-    after = {path.name: path.read_bytes() for path in house.blobs.folder(session).iterdir()}
-    assert after == before
-    assert await house.session_events() == []
-
-
-async def test_a_checkpoint_of_a_stranger_decides_nothing(house: House) -> None:
-    session = await house.record(seed=9)
-    manifest = Manifest.model_validate_json(house.path(session, MANIFEST).read_bytes())
-    note = Signer("stranger.example/one", b"\x09" * 32).sign(checkpoint_of(manifest).to_text())
-    house.path(session, CHECKPOINT).write_text(note)
-    await house.catalog._database.manifests.delete_one({"_id": session})
-    house.path(session, 0).unlink()
-    report = await house.replay(session, repair=True)
-    assert report.exit_status == 1
-    assert "trusted" in report.results[0].problem
-    assert not house.path(session, 0).exists()
-
-
-async def test_the_catalog_decides_while_nothing_is_signed_yet(house: House) -> None:
-    session = await house.record(60, seed=10, end=False)
-    whole = len(house.blobs.chunk_indexes(session))
-    flip(house.path(session, 1))
-    house.path(session, 2).unlink()
-    flip(house.path(session, 3))
-    await house.catalog._database.chunks.delete_one({"_id": f"{session}:3"})
-    await house.catalog._database.chunks.delete_one({"_id": f"{session}:0"})
-    report = await house.replay(session, repair=True)
-    (found,) = report.results
-    assert (found.manifest, found.chunks) == (None, whole)
-    repaired = {row.name: (row.difference, row.repaired) for row in found.differences}
-    assert repaired == {
-        chunk_name(0): (D.NO_ENTRY, True),
-        chunk_name(1): (D.ROTTEN, True),
-        chunk_name(2): (D.MISSING, True),
-        chunk_name(3): (D.DIFFERENT, False),
-    }
-    assert report.exit_status == 1
-
-
-async def test_a_catalog_that_names_another_leaf_is_left_as_evidence(house: House) -> None:
-    session = await house.record(seed=11)
-    database = house.catalog._database
-    await database.chunks.update_one({"_id": f"{session}:1"}, {"$set": {"leaf": "00" * 32}})
-    await database.manifests.update_one({"_id": session}, {"$set": {"manifest": "{}"}})
-    report = await house.replay(session, repair=True)
-    assert set(rows(report).values()) == {D.OTHER_ENTRY}
-    assert report.exit_status == 1
-    assert ((await house.catalog.get("chunks", f"{session}:1")) or {})["leaf"] == "00" * 32
 
 
 async def test_a_session_is_found_without_the_catalogs_word(house: House) -> None:
@@ -672,21 +293,3 @@ async def test_an_erased_session_is_not_made_again_though_the_log_has_it(empty_l
         (erased, "its content was erased")
     ]
     assert [path.name for path in folder.iterdir()] == [ERASED_CONTENT]
-
-
-async def test_an_erasure_during_a_replay_stops_its_repair(
-    house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    session = await house.record(seed=53)
-    house.path(session, 1).unlink()
-    real = Repair.session
-
-    async def erased_first(self: Repair, found: Any) -> list[int]:
-        (house.blobs.folder(session) / ERASED_CONTENT).write_bytes(b"record")
-        return await real(self, found)
-
-    monkeypatch.setattr(Repair, "session", erased_first)
-    report = await house.replay(session, repair=True)
-    assert report.exit_status == 1
-    assert "was erased" in report.results[0].problem
-    assert not house.path(session, 1).exists()
