@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from agents.platform.catalog import Catalog
+from agents.platform.clock import wall_clock
 from agents.platform.contract import load_contract
 from agents.platform.producer import Producer
-from agents.platform.projections import wall_clock
 from agents.platform.settings import Settings
 from agents.platform.topic_reader import read_topic
 from schemas.retention import DAY
@@ -68,7 +68,13 @@ def test_a_session_is_erased_and_stays_provable(lucid: Installation) -> None:
     assert session.encode() in refused.stdout, "the plan is shown first"
     assert (folder / "key.age").exists()
 
-    # A hold wins, also over the next apply.
+    a_hold_wins(lucid, session)
+    content_goes_and_its_proof_stays(lucid, session, before)
+    metadata_goes_too(lucid, session, before)
+
+
+def a_hold_wins(lucid: Installation, session: str) -> None:
+    """Also over the next apply."""
     held = lucid.lucid("hold", "set", "--project", "lovelace", "--reason", "case 7", "--json")
     assert (held["on"], held["too_late_for"]) == ("project/lovelace", [])
     (row,) = plan(lucid, session)
@@ -81,6 +87,11 @@ def test_a_session_is_erased_and_stays_provable(lucid: Installation) -> None:
     lucid.lucid("hold", "release", held["id"], "--reason", "case closed")
     assert lucid.lucid("hold", "list", "--json")["holds"] == []
 
+
+def content_goes_and_its_proof_stays(
+    lucid: Installation, session: str, before: dict[str, Any]
+) -> None:
+    folder = lucid.home / "blobs" / session
     done = lucid.lucid("retention", "apply", "--session", session, "--yes", "--json")
     assert [one["outcome"] for one in done["done"]] == ["shredded"]
     wait_for(lambda: erasures(lucid, session) == {"content": "shredded"}, "the pipeline's word")
@@ -112,11 +123,14 @@ def test_a_session_is_erased_and_stays_provable(lucid: Installation) -> None:
     assert "session.progress has its wrapped key" in row["why"]
     assert b"session.frames" in lucid.lucid("retention", "plan").stdout
 
+
+def metadata_goes_too(lucid: Installation, session: str, before: dict[str, Any]) -> None:
     settled_before(lucid, session, 91)
     done = lucid.lucid("retention", "apply", "--session", session, "--yes", "--json")
     assert [(one["stage"], one["outcome"]) for one in done["done"]] == [
         ("content", "waiting"), ("metadata", "shredded"),
     ]  # fmt: skip
+    bundle = lucid.home / "erased.lucid"
     stages = {"content": "shredded", "metadata": "shredded"}
     wait_for(lambda: erasures(lucid, session) == stages, "the pipeline's word")
     found = lucid.lucid("sessions", "show", session, "--json")
