@@ -6,7 +6,6 @@ LucidError
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from agents.auditor.access import load_access
 from agents.auditor.files import whole_file
 from agents.platform.audit import chain_folder
 from agents.platform.audit_state import ChainState, known_of, read_states
+from agents.platform.clock import wall_clock
 from agents.platform.contract import Contract, load_contract
 from agents.platform.keys import KeyMissing, load_signer
 from agents.platform.reader import open_reader
@@ -70,7 +70,7 @@ def _expiry(contract: Contract, firsts: Any) -> Expiry | None:
     retention = contract.topic("audit.events").retention_ms
     if retention < 0:
         return None
-    return Expiry(time.time_ns() // 1000 - retention * 1000, trimmed=any(firsts))
+    return Expiry(wall_clock() - retention * 1000, trimmed=any(firsts))
 
 
 def load_heads(paths: Sequence[Path], trust: Sequence[str], settings: Settings) -> list[Known]:

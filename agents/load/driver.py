@@ -17,6 +17,7 @@ from agents.load.content import Content
 from agents.load.latency import Latencies
 from agents.load.schedule import Plan, Step, arrivals, steps
 from agents.load.session import REASON, Identity, LoadSession
+from agents.platform.clock import wall_clock
 from agents.platform.eventbus import EventBus
 from agents.platform.listening import Poll, Record
 from agents.platform.producer import Header, Producer, Sending
@@ -83,7 +84,7 @@ class Driver:
         """Until every record of the plan is confirmed or has failed, or the broker is given up."""
         loop = asyncio.get_running_loop()
         begins = arrivals(self.plan)
-        made = [LoadSession(self._identity, partitions, time.time_ns() // 1000) for _ in begins]
+        made = [LoadSession(self._identity, partitions, wall_clock()) for _ in begins]
         self.sessions = {one.name: one for one in made}
         events = EventBus(producer, self._contract, service="load", host=self._identity.host,
                           stop=self._stop)  # fmt: skip

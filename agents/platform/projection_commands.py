@@ -13,6 +13,7 @@ from rich.progress import Progress
 
 from agents.platform.audit import Audit
 from agents.platform.catalog import Catalog
+from agents.platform.clock import wall_clock
 from agents.platform.contract import ensure_contract
 from agents.platform.output import (
     AsJson,
@@ -24,7 +25,7 @@ from agents.platform.output import (
     quiet,
 )
 from agents.platform.producer import Producer
-from agents.platform.projections import REGISTRY, find_projection, read_alias, wall_clock
+from agents.platform.projections import REGISTRY, find_projection, read_alias
 from agents.platform.reader import open_reader
 from agents.platform.rebuild import Rebuild, Rebuilt, Step
 from agents.platform.settings import Settings

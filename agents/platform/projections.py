@@ -23,12 +23,12 @@ from __future__ import annotations
 
 import importlib
 import secrets
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from agents.platform.catalog import ALIASES, Catalog, Document
+from agents.platform.clock import wall_clock
 from agents.platform.retry import Transient
 from schemas.errors import LucidError
 from schemas.topics import Contract
@@ -139,11 +139,6 @@ def find_projection(name: str) -> Projection:
     module, _, attribute = place.partition(":")
     found: Projection = getattr(importlib.import_module(module), attribute)
     return found
-
-
-def wall_clock() -> int:
-    """Microseconds since 1970."""
-    return time.time_ns() // 1000
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from agents.platform.catalog import Catalog, Document
+from agents.platform.clock import wall_clock
 from agents.platform.lanes import Record
-from agents.platform.projections import Projection, View, wall_clock
+from agents.platform.projections import Projection, View
 from agents.platform.retry import Transient
 from schemas.errors import FormatError, LucidError
 

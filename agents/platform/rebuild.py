@@ -18,14 +18,8 @@ from dataclasses import dataclass, field
 import structlog
 
 from agents.platform.catalog import Catalog, CatalogRefused, Document
-from agents.platform.projections import (
-    Alias,
-    Projection,
-    SwapLost,
-    change_alias,
-    read_alias,
-    wall_clock,
-)
+from agents.platform.clock import wall_clock
+from agents.platform.projections import Alias, Projection, SwapLost, change_alias, read_alias
 from agents.platform.reader import TopicReader
 from schemas.errors import FormatError
 

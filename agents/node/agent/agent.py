@@ -14,6 +14,7 @@ from agents.node.agent.figures import look
 from agents.node.agent.memory import Memory
 from agents.node.agent.registering import Hearing, Node, RegistrationFailed
 from agents.node.agent.settings import NodeAgentSettings
+from agents.platform.clock import wall_clock
 from agents.platform.contract import load_contract
 from agents.platform.producer import Producer
 from agents.platform.retry import Backoff, Transient, wait_stopped
@@ -110,7 +111,7 @@ class Beating:
 
     async def beat(self) -> HeartbeatSent:
         """One heartbeat. Raises Transient."""
-        node, now = self._node, time.time_ns() // 1000
+        node, now = self._node, wall_clock()
         counter, work = await asyncio.to_thread(self._memory.next_beat, now)
         figures = await asyncio.to_thread(
             look, node.settings.home, node.section.sessions_folder(node.settings)

@@ -133,16 +133,8 @@ def list_nodes(as_json: AsJson = False) -> None:
         print_json({"nodes": [facts(one, homes) for one in nodes]})
         return
     table = Rows()
-    for heading in (
-        "node",
-        "state",
-        "health",
-        "pool",
-        "kind",
-        "host",
-        "last heard (UTC)",
-        "alerts",
-    ):
+    headings = ("node", "state", "health", "pool", "kind", "host", "last heard (UTC)", "alerts")
+    for heading in headings:
         table.add_column(heading, no_wrap=True)
     for one in nodes:
         known = one.registration

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import structlog
 
+from agents.platform.clock import wall_clock
 from agents.rdp.controller.outbox import Outbox
 from agents.rdp.controller.recordings import Recordings
 from agents.rdp.controller.servers import Servers
@@ -32,10 +33,6 @@ def boot_seconds() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def wall_micros() -> int:
-    return time.time_ns() // 1000
-
-
 @dataclass(frozen=True, slots=True)
 class Tools:
     """What every desktop of a host shares. required: whether each has to be recorded."""
@@ -47,7 +44,7 @@ class Tools:
     recordings: Recordings
     servers: Servers
     clock: Callable[[], float] = boot_seconds
-    wall: Callable[[], int] = wall_micros
+    wall: Callable[[], int] = wall_clock
 
 
 class Ledger:

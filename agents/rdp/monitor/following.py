@@ -15,13 +15,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias
 
 import structlog
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from agents.platform.contract import Contract
-from agents.platform.listening import assigned
+from agents.platform.listening import Record, assigned
 from agents.platform.retry import Backoff, Transient, retry
 from agents.platform.service import StopSignal
 from agents.platform.settings import Settings
@@ -31,8 +30,7 @@ log = structlog.get_logger(__name__)
 
 POLL_MS = 250
 ANSWER_SECONDS = 5.0
-Raw: TypeAlias = "ConsumerRecord[bytes, bytes]"
-Take = Callable[[str, Raw], None]
+Take = Callable[[str, Record], None]
 
 
 class Following:
@@ -110,7 +108,7 @@ class Following:
             self.caught_up.set()
             log.info("servers and sessions are known")
 
-    def _hand_over(self, record: Raw) -> None:
+    def _hand_over(self, record: Record) -> None:
         name = self._names[record.topic]
         try:
             self._take(name, record)

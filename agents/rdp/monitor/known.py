@@ -30,8 +30,8 @@ MOST_ENDED = 10_000
 Part = TypeVar("Part", RdpSession, Connection)
 
 
-class Raw(Protocol):
-    """A record, whoever read it."""
+class Record(Protocol):
+    """What is taken of a Kafka record."""
 
     @property
     def key(self) -> bytes | None: ...
@@ -68,7 +68,7 @@ class Known:
         self._connections: dict[str, Connection] = {}
         self._ended = Ended()
 
-    def take(self, topic: str, record: Raw) -> None:
+    def take(self, topic: str, record: Record) -> None:
         """Learn from a record of one of TOPICS; raises FormatError."""
         if topic == CONFIG:
             self._configure(record)
@@ -82,7 +82,7 @@ class Known:
             elif isinstance(data, Connection):
                 self._note(self._connections, data.connection, data, data.state in CLOSED)
 
-    def _configure(self, record: Raw) -> None:
+    def _configure(self, record: Record) -> None:
         if record.value is None:
             # Nothing is left of the server, also of what is known here.
             server = (record.key or b"").decode("utf-8", "replace")

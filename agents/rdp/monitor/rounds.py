@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from agents.platform.clock import wall_clock
 from agents.platform.contract import Contract
 from agents.platform.producer import Producer
 from agents.platform.retry import Transient, retry, wait_stopped
@@ -160,7 +161,7 @@ class Rounds:
         self._walk(targets)
         if len(self._waiting) < MOST_WAITING:
             self._watch, alerts = evaluate(
-                self._watch, samples, self._rules, clock=started, now=time.time_ns() // 1000
+                self._watch, samples, self._rules, clock=started, now=wall_clock()
             )
             self._waiting.extend(alerts)
         self._metrics.show(samples)

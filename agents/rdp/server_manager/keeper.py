@@ -22,7 +22,7 @@ from typing import Any
 import structlog
 
 from agents.platform.catalog import Catalog, Document
-from agents.platform.projections import wall_clock
+from agents.platform.clock import wall_clock
 from agents.platform.retry import Transient
 from agents.rdp.server_manager.ports import NoFreePort, PortBook, PortOutOfRange, PortTaken
 from agents.rdp.server_manager.record import Outgoing, ServerRecord, read_record

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import structlog
 
+from agents.platform.clock import wall_clock
 from agents.platform.process_table import end_processes, is_alive
-from agents.platform.projections import wall_clock
 from agents.rdp.xrdp.clients import silent_clients
 from agents.rdp.xrdp.files import make_folder, write_private
 from agents.rdp.xrdp.launcher import CannotStart, Launcher

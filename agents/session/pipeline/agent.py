@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import structlog
 
 from agents.platform.catalog import Catalog
+from agents.platform.clock import wall_clock
 from agents.platform.contract import load_contract
 from agents.platform.control import ControlPlane, Record
 from agents.platform.deadletters import open_letters
@@ -16,7 +17,6 @@ from agents.platform.expiry import Expired
 from agents.platform.hearing import Hearing
 from agents.platform.keys import load_trusted
 from agents.platform.producer import Producer
-from agents.platform.projections import wall_clock
 from agents.platform.redis_client import redis_if_set
 from agents.platform.retry import Transient, Unreachable, wait_stopped
 from agents.platform.service import Part, Service, StopSignal, run_service
@@ -47,7 +47,7 @@ def parse(record: Record) -> SessionEvent:
 
 
 class Watch:
-    """Gives up sessions whose recorder is silent, and counts those that stay incomplete.
+    """Abandons sessions whose recorder is silent, and counts those that stay incomplete.
 
     Silence counts from when this pipeline last could not hear: an older sign of life may
     still wait in the topic or, while no broker is there, with the recorder. hears: whether
@@ -69,7 +69,7 @@ class Watch:
 
     def heard(self, event: SessionEvent) -> None:
         """An event that is old when it is handled says that others still wait."""
-        if wall_clock() - event.time.timestamp() * 1_000_000 > self._silent / 2:
+        if wall_clock() - event.micros > self._silent / 2:
             self._since = wall_clock()
 
     async def run(self, stop: StopSignal, /) -> None:
@@ -88,7 +88,7 @@ class Watch:
             self._since = wall_clock()
             log.warning("cannot look at silent sessions now", error=error)
         except Transient as error:
-            log.warning("cannot give up a silent session now", error=error)
+            log.warning("cannot abandon a silent session now", error=error)
         finally:
             self._looked = wall_clock()
         return []

@@ -1,4 +1,4 @@
-"""Sessions in the catalog: events applied, settled when all is there, given up when silent.
+"""Sessions in the catalog: events applied, settled when all is there, abandoned when silent.
 
 Each write is a compare-and-set on the document's version, so that two pipelines never lose a
 change; a document knows the last event it has, so that none is applied twice. A rebuild of
@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import structlog
 
 from agents.platform.catalog import Catalog, Document
+from agents.platform.clock import wall_clock
 from agents.platform.eventbus import EventBus
 from agents.platform.producer import Producer, SendRefused
-from agents.platform.projections import View, wall_clock
+from agents.platform.projections import View
 from agents.platform.retry import Transient
 from agents.session.pipeline.reconciliation import StoredChunk, reconcile, without_manifest
 from agents.session.pipeline.states import (
@@ -54,8 +55,6 @@ log = structlog.get_logger(__name__)
 
 SESSIONS = "sessions"
 MAX_SHORTCOMINGS = 2000
-
-
 OPEN_STATES = [*sorted(LIVE), "processing"]
 
 
@@ -139,7 +138,7 @@ class SessionKeeper:
         """Note a loss with each session that may have had something there."""
         for document in await self.catalog.find(collection, {"state": {"$in": OPEN_STATES}}):
             before = read_state(document)
-            if data.topic in EVENTS or _took_place(before, data):
+            if data.topic in EVENTS or _may_have_lost(before, data):
                 after = lost(before, data, self.clock())
                 if after != before:
                     await self._write(after, collection)
@@ -262,7 +261,7 @@ class SessionKeeper:
         return await self.events.emit(event, state.session)
 
 
-def _took_place(state: SessionState, data: RecordsExpired) -> bool:
+def _may_have_lost(state: SessionState, data: RecordsExpired) -> bool:
     """Whether a session had, or may have had, something in a range of its partition.
 
     Of `session.frames` it is told by itself, unless its `open` is in the range. Where a

@@ -16,8 +16,8 @@ from collections.abc import Callable
 import structlog
 from redis.asyncio import Redis
 
+from agents.platform.clock import wall_clock
 from agents.platform.live import EXPIRES, check_live, live_key
-from agents.platform.projections import wall_clock
 from agents.platform.redis_client import RedisClient, RedisUnreachable
 from agents.platform.retry import wait_stopped
 from agents.platform.service import StopSignal

@@ -11,7 +11,7 @@ from agents.platform.settings import Section
 
 
 class PipelineSettings(Section):
-    """When a silent session is given up, and when one that is not all there."""
+    """When a silent session is abandoned, and when one is counted that is not all there."""
 
     section: ClassVar[str] = "pipeline"
     model_config = SettingsConfigDict(env_prefix="LUCID_PIPELINE_", extra="forbid", frozen=True)

@@ -13,7 +13,7 @@ nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -49,9 +49,8 @@ Erasure = Literal["erasing", "shredded", "erased"]
 ERASURES: tuple[Erasure, ...] = ("erasing", "shredded", "erased")
 State = Literal["recording", "paused", "processing", "completed", "incomplete"]
 FINAL: frozenset[State] = frozenset({"completed", "incomplete"})
-MAX_DAMAGED = 1000
 LIVE: frozenset[State] = frozenset({"recording", "paused"})
-
+MAX_DAMAGED = 1000
 
 FRAMES = frozenset({"session.frames"})
 EVENTS = frozenset({"session.events"})
@@ -211,9 +210,6 @@ def overdue(state: SessionState, now: int, silent_us: int, settle_us: int, since
     return state.lost_from(STORED_FROM) and quiet >= settle_us
 
 
-Data = TypeVar("Data", bound=Strict)
-
-
 def apply(state: SessionState, event: SessionEvent, now: int) -> SessionState:
     """The state after `event`, handled at wall time `now` in microseconds.
 
@@ -236,8 +232,12 @@ def apply(state: SessionState, event: SessionEvent, now: int) -> SessionState:
         return _reopened(state, _stored(state, data), now)
     if isinstance(data, ManifestStored):
         return _reopened(state, _with(state, manifest_hash=data.manifest_hash), now)
-    if state.state in FINAL:
-        return state
+    return state if state.state in FINAL else _unsettled(state, event, now)
+
+
+def _unsettled(state: SessionState, event: SessionEvent, now: int) -> SessionState:
+    """What is told of a session that is not settled yet, but for what was stored."""
+    data = event.data
     if isinstance(data, RecordsExpired):
         return lost(state, data, now)
     if isinstance(data, SessionUnsealed):

@@ -9,12 +9,12 @@ again, which its readers take as a no-op.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 
 import structlog
 
 from agents.platform.catalog import Catalog, Document
+from agents.platform.clock import wall_clock
 from agents.platform.eventbus import EventBus
 from agents.session.storage.damage import Finding
 from agents.session.storage.metrics import ScrubMetrics
@@ -77,7 +77,7 @@ class Ledger:
         document: Document = {
             "_id": key, "session": session, "name": name, "index": finding.index,
             "verdict": finding.verdict, "expected": finding.expected, "found": finding.found,
-            "found_at": time.time_ns() // 1000, "resolved_at": None,
+            "found_at": wall_clock(), "resolved_at": None,
             "version": 1 if before is None else before["version"] + 1,
         }  # fmt: skip
         await self.catalog.put_version(FINDINGS, document)
@@ -98,7 +98,7 @@ class Ledger:
                 ),
                 finding.session,
             )  # fmt: skip
-        changes = {"resolved_at": time.time_ns() // 1000, "version": before["version"] + 1}
+        changes = {"resolved_at": wall_clock(), "version": before["version"] + 1}
         await self.catalog.put_version(FINDINGS, {**before, **changes})
         log.info("scrub finding resolved", session=finding.session, file=finding.name,
                  verdict=finding.verdict)  # fmt: skip

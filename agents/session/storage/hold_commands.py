@@ -10,8 +10,8 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 
 from agents.platform.audit import acting_user
+from agents.platform.clock import wall_clock
 from agents.platform.output import AsJson, Rows, clock, print_json, print_wide, quiet, say, shown
-from agents.platform.projections import wall_clock
 from agents.platform.settings import Settings
 from agents.session.storage.retention import House, open_house
 from schemas.audit import LegalHoldReleased, LegalHoldSet

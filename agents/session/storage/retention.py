@@ -15,10 +15,10 @@ from dataclasses import dataclass, field, replace
 from agents.platform.audit import Audit
 from agents.platform.blobs import Blobs
 from agents.platform.catalog import Catalog
+from agents.platform.clock import wall_clock
 from agents.platform.contract import ensure_contract
 from agents.platform.eventbus import EventBus
 from agents.platform.producer import Producer
-from agents.platform.projections import wall_clock
 from agents.platform.retry import Unreachable
 from agents.platform.settings import Settings
 from agents.session.storage.retention_broker import open_broker

@@ -42,9 +42,9 @@ from agents.platform.blobs import (
     Blobs,
 )
 from agents.platform.catalog import Catalog, Document
+from agents.platform.clock import wall_clock
 from agents.platform.eventbus import EventBus
 from agents.platform.points import async_point
-from agents.platform.projections import wall_clock
 from agents.platform.settings import Settings
 from agents.session.storage.retention_broker import BrokerView
 from agents.session.storage.retention_holds import Register

@@ -31,9 +31,9 @@ from dataclasses import dataclass, field, replace
 import structlog
 
 from agents.platform.catalog import Catalog, Document
+from agents.platform.clock import wall_clock
 from agents.platform.contract import Contract
 from agents.platform.producer import Producer
-from agents.platform.projections import wall_clock
 from agents.platform.reader import open_reader
 from agents.platform.retry import Transient
 from agents.platform.settings import Settings

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agents.platform.broker import BrokerProbe
-from agents.platform.projections import wall_clock
+from agents.platform.clock import wall_clock
 from agents.platform.settings import Settings
 from agents.session.pipeline.agent import Watch
 from agents.session.pipeline.keeper import NotYet, SessionKeeper

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from agents.platform.clock import wall_clock
 from agents.platform.projection_commands import FETCH_BYTES, rebuild
 from agents.platform.projections import (
     Alias,
@@ -18,7 +19,6 @@ from agents.platform.projections import (
     change_alias,
     find_projection,
     read_alias,
-    wall_clock,
 )
 from agents.platform.reader import open_reader
 from agents.platform.rebuild import Rebuild

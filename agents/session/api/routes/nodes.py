@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import time
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
+from agents.platform.clock import wall_clock
 from agents.session.api import node_models as models
 from agents.session.api.context import Api, api_of
 from agents.session.api.guard import BASE, ReaderOf
@@ -95,7 +95,7 @@ async def node_credits(
     """Work credits of the 5040 slots of 120 s before a time, and the requests to pay."""
     api = api_of(request)
     await _node(api, node)
-    behind = (time.time_ns() // 1000 if as_of is None else as_of) // SLOT
+    behind = (wall_clock() if as_of is None else as_of) // SLOT
     first = max(0, behind - WINDOW_SLOTS)
     days = range(first // SLOTS_A_DAY, behind // SLOTS_A_DAY + 1)
     found = await asyncio.gather(
