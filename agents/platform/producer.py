@@ -23,6 +23,7 @@ of them overtakes one that failed.
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -42,6 +43,7 @@ from aiokafka.errors import (
     RecordListTooLargeError,
     UnknownProducerId,
 )
+from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.structs import RecordMetadata
 
@@ -62,6 +64,7 @@ _BY_CONNECTION = (
     ProducerFenced, UnknownProducerId,
 )  # fmt: skip
 BATCH_BYTES = 16 * 1024
+_PARTITIONER = DefaultPartitioner()
 REQUEST_OVERHEAD = 64 * 1024  # of a produce request around its one record
 Header = tuple[str, bytes | None]
 
@@ -149,6 +152,10 @@ class Producer:
         self._linger_ms, self._timeout = linger_ms, timeout
         self._batch_bytes = min(batch_bytes, *limits.values())
         self._renewing = asyncio.Lock()
+        # aiokafka wakes all who wait for room in a partition's batch for each batch that leaves,
+        # and all but one wait again: a cost that grows with the square of their number. Here one
+        # of them waits there, and the others in line.
+        self._turns: defaultdict[tuple[str, int | None], asyncio.Lock] = defaultdict(asyncio.Lock)
         self._leaving: set[asyncio.Task[None]] = set()
         self._broken = False
         self._epoch = 0
@@ -220,21 +227,35 @@ class Producer:
         """
         fields = list(headers)
         size = self._fitting(topic, key, value, fields)
-        now = await self.epoch() if epoch is None else self._epoch
-        if epoch is not None and (epoch != now or self._broken):
-            raise ConnectionRenewed(f"a record for {topic} before this one failed", retry_after=0)
-        try:
-            future: asyncio.Future[RecordMetadata] = await self.kafka.send(
-                topic, value, key=key, headers=fields, partition=partition,
-                timestamp_ms=timestamp_ms,
-            )  # fmt: skip
-        except KafkaError as error:
-            raise self._failed(topic, size, now, error) from error
-        except AssertionError as error:  # aiokafka's way to say so
-            raise SendRefused(f"{topic} has no partition {partition}") from error
+        if partition is None and key is not None:
+            partition = await self._partition_of(topic, key, size)
+        async with self._turns[topic, partition]:
+            now = await self.epoch() if epoch is None else self._epoch
+            if epoch is not None and (epoch != now or self._broken):
+                raise ConnectionRenewed(
+                    f"a record for {topic} before this one failed", retry_after=0
+                )
+            try:
+                future: asyncio.Future[RecordMetadata] = await self.kafka.send(
+                    topic, value, key=key, headers=fields, partition=partition,
+                    timestamp_ms=timestamp_ms,
+                )  # fmt: skip
+            except KafkaError as error:
+                raise self._failed(topic, size, now, error) from error
+            except AssertionError as error:  # aiokafka's way to say so
+                raise SendRefused(f"{topic} has no partition {partition}") from error
         # Whoever gives up waiting leaves no "exception was never retrieved" behind.
         future.add_done_callback(lambda done: done.cancelled() or done.exception())
         return Sending(topic, len(value or b"") + len(key or b""), now, future)
+
+    async def _partition_of(self, topic: str, key: bytes, size: int) -> int:
+        """Where aiokafka itself puts a record with this key; raises as `submit` does."""
+        now = await self.epoch()
+        try:
+            partitions = await self.kafka.partitions_for(topic)
+        except KafkaError as error:
+            raise self._failed(topic, size, now, error) from error
+        return int(_PARTITIONER(key, sorted(partitions), []))
 
     def _fitting(
         self, topic: str, key: bytes | None, value: bytes | None, headers: list[Header]

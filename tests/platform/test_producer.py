@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from aiokafka import TopicPartition
+from aiokafka.producer.message_accumulator import MessageBatch
 
 from agents.platform import stack as stack_api
 from agents.platform.producer import ConnectionRenewed, Producer
@@ -68,3 +69,43 @@ async def test_a_batch_that_was_refused_costs_its_connection_and_no_other_record
         assert (await producer.acknowledged(sending)).offset == 2
         values = [one.value for one in await topics.read(3)]
     assert values == [b"before", b"after", b"last"]
+
+
+async def test_many_who_wait_for_room_in_a_batch_do_not_wake_each_other(
+    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topics = Topics(Settings.load(home=tmp_path, kafka=stack.kafka))
+    await create_topic(topics.settings, topics.name, 1, {})
+    waits = 0
+    wait_drain = MessageBatch.wait_drain
+
+    async def counted(batch: MessageBatch, timeout: float | None = None) -> None:
+        nonlocal waits
+        waits += 1
+        await wait_drain(batch, timeout)
+
+    monkeypatch.setattr(MessageBatch, "wait_drain", counted)
+    values = [b"%d " % number + bytes(9_000) for number in range(60)]
+    async with (
+        asyncio.timeout(30),
+        Producer(topics.settings, {topics.name: 20_000}, batch_bytes=10_000) as producer,
+    ):
+        sent = await asyncio.gather(
+            *(producer.send(topics.name, value, partition=0) for value in values)
+        )
+    assert [one.offset for one in sent] == list(range(60))
+    assert [one.value for one in await topics.read(60)] == values
+    assert waits <= 2 * len(values)  # 1800 when each batch woke all of them
+
+
+async def test_a_key_leads_to_the_partition_that_aiokafka_chooses(
+    stack: Stack, tmp_path: Path
+) -> None:
+    topics = Topics(Settings.load(home=tmp_path, kafka=stack.kafka))
+    await create_topic(topics.settings, topics.name, 12, {})
+    keys = [b"key %d" % number for number in range(40)]
+    async with asyncio.timeout(30), Producer(topics.settings, {topics.name: 1000}) as producer:
+        ours = [(await producer.send(topics.name, b"", key=key)).partition for key in keys]
+        theirs = [(await producer.kafka.send_and_wait(topics.name, b"", key=key)) for key in keys]
+    assert ours == [one.partition for one in theirs]
+    assert len(set(ours)) > 6
