@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import importlib.metadata
 import inspect
 import logging
@@ -56,6 +57,7 @@ KILL_AFTER = 9.5  # seconds from the signal to the hard exit; promised are 10
 STOP_WITHIN = 8.0  # seconds that parts get; the rest is for closing what they used
 START_WITHIN = 20.0  # seconds to wait for servers that are not there yet
 BUG_STATUS = 70  # EX_SOFTWARE of sysexits.h
+COLLECT_AFTER = 20_000  # new objects after which the garbage collector looks through them
 
 
 class PartEnded(LucidError):
@@ -146,6 +148,18 @@ def health_front(service: Service) -> HealthServer:
         service.health, bind=service.settings.bind, port=service.section.port,
         folder=service.run_folder,
     )  # fmt: skip
+
+
+def spare_collector() -> None:
+    """What is there now stays: the garbage collector need not look through it time and again.
+
+    A full collection of the 165,000 objects of the modules alone holds up everything for some
+    100 ms, and with Python's own threshold of 700 the collector took a sixth of a processor's
+    CPU and a quarter of storage's interpreter. Call it at the end of a service's `build`.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECT_AFTER, 10, 10)
 
 
 def version() -> str:

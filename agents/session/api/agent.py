@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -22,7 +21,7 @@ from agents.platform.projections import Projection
 from agents.platform.projector import Projector
 from agents.platform.redis_client import RedisClient
 from agents.platform.revocation import open_revocations
-from agents.platform.service import Listening, Part, Service, run_service
+from agents.platform.service import Listening, Part, Service, run_service, spare_collector
 from agents.platform.settings import Settings
 from agents.platform.tokens import TokenVerifier
 from agents.session.api import node_views
@@ -46,8 +45,6 @@ NAME = "api"
 GATHER_AUDIT = 0.25
 """Seconds for which audit entries gather, one at least for each request: a page of the view, with
 256 entries, is read and written for each batch."""
-COLLECT_AFTER = 20_000
-"""New objects after which the collector looks through them."""
 
 
 def main() -> int:
@@ -73,19 +70,8 @@ class Room:
         assert self._app is not None
         async with parts(service) as (api, running):
             self._app.state.api = api
-            _spare_collector()
+            spare_collector()
             yield running
-
-
-def _spare_collector() -> None:
-    """What is there now stays: the garbage collector need not look through it time and again.
-
-    A full collection of the 165,000 objects of the modules alone holds up every request for some
-    100 ms.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(COLLECT_AFTER, 10, 10)
 
 
 @asynccontextmanager

@@ -15,7 +15,7 @@ from agents.platform.diskroom import DiskGuard
 from agents.platform.eventbus import EventBus
 from agents.platform.keys import load_identities, load_signer
 from agents.platform.producer import Producer
-from agents.platform.service import Part, Service, run_service
+from agents.platform.service import Part, Service, run_service, spare_collector
 from agents.platform.settings import Settings
 from agents.platform.tls import kafka_options
 from agents.session.processor.holding import HoldingBudget
@@ -71,4 +71,5 @@ async def build(service: Service) -> AsyncIterator[Sequence[Part]]:
                 gate=holding.gate,
             )
             service.health.add("runner", runner.healthy)
+            spare_collector()
             yield [runner]

@@ -17,7 +17,7 @@ from agents.platform.deadletters import open_letters
 from agents.platform.diskroom import DiskGuard
 from agents.platform.eventbus import EventBus
 from agents.platform.producer import Producer
-from agents.platform.service import Part, Service, run_service
+from agents.platform.service import Part, Service, run_service, spare_collector
 from agents.platform.settings import Settings
 from agents.platform.tls import kafka_options
 from agents.session.storage.keeper import Keeper
@@ -86,4 +86,5 @@ async def build(service: Service) -> AsyncIterator[Sequence[Part]]:
             service.health.add("runner", runner.healthy)
             registry = service.metrics.registry
             scrub = make_scrub(settings, section, catalog, events, registry, scrub_pool)
+            spare_collector()
             yield [runner, scrub]
