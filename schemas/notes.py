@@ -18,6 +18,7 @@ import hashlib
 import hmac
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from uuid import UUID
 
 import nacl.bindings
@@ -92,6 +93,13 @@ class Verifier:
         return _key_id(self.name, self.public)
 
 
+@lru_cache(maxsize=64)
+def _key_pair(seed: bytes) -> tuple[bytes, bytes]:
+    """Public and secret key of a seed, which take as long to make as a signature each time."""
+    public, secret = nacl.bindings.crypto_sign_seed_keypair(seed)
+    return public, secret
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Signer:
     """A name and its Ed25519 seed (32 bytes); its text form is a secret."""
@@ -121,8 +129,7 @@ class Signer:
 
     @property
     def verifier(self) -> Verifier:
-        public, _ = nacl.bindings.crypto_sign_seed_keypair(self.seed)
-        return Verifier(self.name, public)
+        return Verifier(self.name, _key_pair(self.seed)[0])
 
     def subkey(self, label: bytes) -> bytes:
         """32 secret bytes for another purpose, which only the holder of this key can make."""
@@ -132,7 +139,7 @@ class Signer:
         """The note: `text` (which ends in a newline), an empty line, one signature."""
         if not text.endswith("\n"):
             raise InvalidNote("a note's text ends in a newline")
-        _, secret = nacl.bindings.crypto_sign_seed_keypair(self.seed)
+        _, secret = _key_pair(self.seed)
         signature = nacl.bindings.crypto_sign(text.encode(), secret)[:64]
         encoded = base64.b64encode(self.verifier.key_id + signature).decode()
         return f"{text}\n— {self.name} {encoded}\n"

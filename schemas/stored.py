@@ -99,9 +99,14 @@ class ManifestRecord:
     checkpoint: str
     wrapped_key: bytes
 
-    def to_kafka(self) -> tuple[bytes, list[tuple[str, bytes]], bytes]:
-        """Key, headers and value of the Kafka record."""
-        session = decode(Manifest, self.manifest).session
+    def to_kafka(
+        self, session: str | None = None
+    ) -> tuple[bytes, list[tuple[str, bytes]], bytes]:
+        """Key, headers and value of the Kafka record.
+
+        session: the manifest's, from whoever has just encoded it and need not read it again.
+        """
+        session = session or decode(Manifest, self.manifest).session
         headers = [
             ("checkpoint", self.checkpoint.encode()),
             ("wrapped-key", base64.b64encode(self.wrapped_key)),

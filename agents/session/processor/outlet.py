@@ -71,9 +71,10 @@ class Outlet:
 
     async def publish_manifest(self, progress: SessionProgress, manifest: Manifest) -> None:
         """Sign and send a manifest."""
-        checkpoint = self._signer.sign(checkpoint_of(manifest).to_text())
-        record = ManifestRecord(encode(manifest), checkpoint, progress.opened.wrapped_key)
-        await self._send(self._manifests, progress.partition, *record.to_kafka())
+        data = encode(manifest)
+        checkpoint = self._signer.sign(checkpoint_of(manifest, data).to_text())
+        record = ManifestRecord(data, checkpoint, progress.opened.wrapped_key)
+        await self._send(self._manifests, progress.partition, *record.to_kafka(manifest.session))
         await async_point("processor.manifest-sent")
 
     async def publish_progress(self, progress: SessionProgress) -> None:
