@@ -25,7 +25,7 @@ import errno
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -88,16 +88,27 @@ class Blobs:
         Returns once file and folder are on disk, whoever wrote it. Raises StoreFailed, and
         SessionErased for what an erasure took: it is not there afterwards.
         """
-        self._refuse_erased(session, name)
+        return self.put_all(session, [(name, data)]) == 1
+
+    def put_all(self, session: str, files: Sequence[tuple[str, bytes]]) -> int:
+        """Store files in this order, up to the first whose name is taken; how many were stored.
+
+        As `put` does, with one sync of the folder for all of them. Each gets its name once all
+        are on disk, and none before those before it.
+        """
+        if not files:
+            return 0
+        names = [name for name, _ in files]
+        self._refuse_erased(session, *names)
         try:
-            stored = self._put(self.folder(session), name, data)
+            stored = self._put(self.folder(session), files)
         except OSError as error:
             raise StoreFailed(
-                f"cannot store {name} of session {session}: {error.strerror or error}",
+                f"cannot store {', '.join(names)} of session {session}: {error.strerror or error}",
                 hint=f"Look at the disk of {self.root}; it is tried again until it works",
             ) from error
         # Whoever erases lists the folder behind the record, so one of the two sees the other.
-        self._refuse_erased(session, name)
+        self._refuse_erased(session, *names)
         return stored
 
     def erased(self, session: str) -> bool:
@@ -112,16 +123,21 @@ class Blobs:
             return False
         return not (self.folder(session) / ERASED_METADATA).exists()
 
-    def _refuse_erased(self, place: str, name: str) -> None:
+    def _refuse_erased(self, place: str, *names: str) -> None:
         """place: the session, or its conflicts. Raises SessionErased, StoreFailed."""
         session, _, below = place.partition("/")
-        if self.stays(session, f"{below}/{name}" if below else name):
+        if not self.erased(session):
             return
-        self.remove(place, name)
-        raise SessionErased(
-            f"session {session} was erased: {name} is not taken",
-            hint="Its record is erasure-content.txt in its folder",
-        )
+        refused = [
+            name for name in names if not self.stays(session, f"{below}/{name}" if below else name)
+        ]
+        for name in refused:
+            self.remove(place, name)
+        if refused:
+            raise SessionErased(
+                f"session {session} was erased: {', '.join(refused)} is not taken",
+                hint="Its record is erasure-content.txt in its folder",
+            )
 
     def remove(self, session: str, name: str) -> bool:
         """Remove a file for good; whether there was one. Raises StoreFailed."""
@@ -160,22 +176,29 @@ class Blobs:
             os.close(descriptor)
         return self.remove(session, name)
 
-    def _put(self, folder: Path, name: str, data: bytes) -> bool:
-        final = folder / name
+    def _put(self, folder: Path, files: Sequence[tuple[str, bytes]]) -> int:
         if not folder.is_dir():
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             sync_folder(folder.parent)
-        if final.exists():
-            sync_folder(folder)  # the one that wrote it may have died before its own sync
-            return False
-        temporary = folder / f"{TEMPORARY}{secrets.token_hex(8)}"
+        written: list[tuple[Path, Path]] = []
+        stored = 0
         try:
-            write_synced(temporary, data)
-            point("blobs.written")
-            stored = link_first(temporary, final)
-            point("blobs.linked")
+            for name, data in files:
+                final = folder / name
+                if final.exists():
+                    break  # whoever wrote it may have died before its own sync
+                temporary = folder / f"{TEMPORARY}{secrets.token_hex(8)}"
+                written.append((temporary, final))
+                write_synced(temporary, data)
+                point("blobs.written")
+            for temporary, final in written:
+                if not link_first(temporary, final):
+                    break
+                stored += 1
+                point("blobs.linked")
         finally:
-            temporary.unlink(missing_ok=True)
+            for temporary, _ in written:
+                temporary.unlink(missing_ok=True)
         sync_folder(folder)
         return stored
 

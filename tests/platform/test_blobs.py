@@ -178,3 +178,79 @@ def test_a_key_is_overwritten_before_it_is_removed(tmp_path: Path) -> None:
     for call in (blobs.destroy, blobs.remove):
         with pytest.raises(StoreFailed, match=SESSION):
             call(SESSION, "key.age")
+
+
+# Several at a time ----------------------------------------------------------------------------
+
+
+def test_files_that_belong_together_get_their_names_once_all_are_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+
+    def noted(name: str, real: Callable[..., object]) -> Callable[..., object]:
+        def call(*arguments: object, **more: object) -> object:
+            order.append(name)
+            return real(*arguments, **more)
+
+        return call
+
+    blobs = Blobs(tmp_path)
+    blobs.put(SESSION, "there", b"")
+    monkeypatch.setattr(module.os, "fsync", noted("fsync", os.fsync))
+    monkeypatch.setattr(module.os, "link", noted("link", os.link))
+    assert blobs.put_all(SESSION, [(chunk_name(0), b"x"), ("key.age", b"y")]) == 2
+    assert order == ["fsync", "fsync", "link", "link", "fsync"]
+    assert blobs.get(SESSION, "key.age") == b"y"
+    assert blobs.put_all(SESSION, []) == 0
+
+
+def test_what_comes_behind_a_taken_name_is_not_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blobs = Blobs(tmp_path)
+    blobs.put(SESSION, "b", b"first")
+    assert blobs.put_all(SESSION, [("a", b"1"), ("b", b"2"), ("c", b"3")]) == 1
+    assert blobs.get(SESSION, "b") == b"first"
+    real = module.link_first
+
+    def somebody_is_first(temporary: Path, final: Path) -> bool:
+        final.write_bytes(b"theirs")
+        return real(temporary, final)
+
+    monkeypatch.setattr(module, "link_first", somebody_is_first)
+    assert blobs.put_all(SESSION, [("d", b"4"), ("e", b"5")]) == 0
+    assert sorted(os.listdir(blobs.folder(SESSION))) == ["a", "b", "d"]
+
+
+def test_a_disk_that_fills_up_between_two_files_gives_neither_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blobs = Blobs(tmp_path)
+    real = module.write_synced
+
+    def full(path: Path, data: bytes) -> None:
+        real(path, data)
+        if data == b"key":
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module, "write_synced", full)
+    with pytest.raises(StoreFailed, match=r"00000000\.chunk, key\.age"):
+        blobs.put_all(SESSION, [(chunk_name(0), b"chunk"), ("key.age", b"key")])
+    assert os.listdir(blobs.folder(SESSION)) == []
+
+
+def test_files_of_a_session_that_is_erased_meanwhile_are_all_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blobs = Blobs(tmp_path)
+    real = module.link_first
+
+    def erased_meanwhile(temporary: Path, final: Path) -> bool:
+        (final.parent / ERASED_CONTENT).write_bytes(b"record")
+        return real(temporary, final)
+
+    monkeypatch.setattr(module, "link_first", erased_meanwhile)
+    with pytest.raises(SessionErased, match=r"00000000\.chunk, key\.age"):
+        blobs.put_all(SESSION, [(chunk_name(0), b"x"), ("key.age", b"y")])
+    assert os.listdir(blobs.folder(SESSION)) == [ERASED_CONTENT]

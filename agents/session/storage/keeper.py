@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import structlog
 
 from agents.platform.blobs import CHECKPOINT, KEY, MANIFEST, Blobs, SessionErased, chunk_name
 from agents.platform.catalog import Catalog, chunk_document, manifest_document
+from agents.platform.inserts import Inserts
 from agents.platform.points import async_point
 from agents.session.storage.metrics import StorageMetrics
 from schemas.canonical import Strict
@@ -31,7 +32,7 @@ Result = TypeVar("Result")
 log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Keeper:
     """Stores records of `session.chunks` and `session.manifests`.
 
@@ -43,6 +44,10 @@ class Keeper:
     catalog: Catalog
     pool: ThreadPoolExecutor
     metrics: StorageMetrics
+    entries: Inserts = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.entries = Inserts(self.catalog)
 
     async def keep_chunk(self, record: ChunkRecord) -> Strict | None:
         """Store a chunk and, with a session's first, the wrapped key."""
@@ -59,17 +64,16 @@ class Keeper:
     async def _keep_chunk(self, record: ChunkRecord) -> Strict:
         header, leaf = record.chunk.header, record.chunk.leaf
         session, name = str(header.session), chunk_name(header.index)
-        stored = await self._put(session, name, record.chunk.data)
-        if not stored and (first := await self._leaf_of(session, name)) != leaf:
+        files = [(name, record.chunk.data), (KEY, record.wrapped_key)]
+        if (first := await self._keep_files(session, files)) is not None:
             await self._refuse(session, name, leaf.hex(), record.chunk.data)
             return ChunkConflict(
                 session=session, index=header.index,
-                stored_leaf=first.hex(), refused_leaf=leaf.hex(),
+                stored_leaf=(await self._run(leaf_hash, first)).hex(), refused_leaf=leaf.hex(),
             )  # fmt: skip
-        await self._keep_key(session, record.wrapped_key)
         document = chunk_document(header, leaf, len(record.chunk.data))
         await async_point("storage.file-stored")
-        if await self.catalog.insert("chunks", document):
+        if await self.entries.insert("chunks", document):
             self.metrics.chunks.inc()
             self.metrics.bytes.inc(len(record.chunk.data))
         else:
@@ -87,34 +91,50 @@ class Keeper:
 
     async def _keep_manifest(self, record: ManifestRecord, manifest: Manifest) -> Strict:
         session, digest = manifest.session, manifest_hash(record.manifest).hex()
-        if not await self._put(session, MANIFEST, record.manifest):
-            first = await self._run(self.blobs.get, session, MANIFEST)
-            if first != record.manifest:
-                await self._refuse(session, MANIFEST, digest, record.manifest)
-                return ManifestConflict(
-                    session=session,
-                    stored_hash=manifest_hash(first).hex(),
-                    refused_hash=digest,
-                )
-        await self._put(session, CHECKPOINT, record.checkpoint.encode())
-        await self._keep_key(session, record.wrapped_key)
+        files = [
+            (MANIFEST, record.manifest), (CHECKPOINT, record.checkpoint.encode()),
+            (KEY, record.wrapped_key),
+        ]  # fmt: skip
+        if (first := await self._keep_files(session, files)) is not None:
+            await self._refuse(session, MANIFEST, digest, record.manifest)
+            return ManifestConflict(
+                session=session, stored_hash=manifest_hash(first).hex(), refused_hash=digest
+            )
         document = manifest_document(session, record.manifest, record.checkpoint)
         await async_point("storage.file-stored")
-        if await self.catalog.insert("manifests", document):
+        if await self.entries.insert("manifests", document):
             self.metrics.manifests.inc()
         else:
             self.metrics.duplicates.inc()
         await async_point("storage.entry-made")
         return ManifestStored(session=session, manifest_hash=digest)
 
-    async def _keep_key(self, session: str, wrapped: bytes) -> None:
-        if self.blobs.path(session, KEY).exists():
-            first = await self._run(self.blobs.get, session, KEY)
-        else:
-            stored = await self._put(session, KEY, wrapped)
-            first = wrapped if stored else await self._run(self.blobs.get, session, KEY)
-        if first != wrapped:
-            await self._refuse(session, KEY, hashlib.sha256(wrapped).hexdigest(), wrapped)
+    async def _keep_files(self, session: str, files: Sequence[tuple[str, bytes]]) -> bytes | None:
+        """Store a record's file, and with it the others, of which the key is the last.
+
+        Returns the file that stands in the place of the first and differs; then nothing else of
+        the record is stored. Another key is kept aside.
+        """
+        with self.metrics.put_seconds.time():
+            first, other_key = await self._run(self._put_files, session, files)
+        if other_key:
+            name, wrapped = files[-1]
+            await self._refuse(session, name, hashlib.sha256(wrapped).hexdigest(), wrapped)
+        return first
+
+    def _put_files(
+        self, session: str, files: Sequence[tuple[str, bytes]]
+    ) -> tuple[bytes | None, bool]:
+        """In a thread, all at once: what `_keep_files` returns, and whether the key differs."""
+        done, other_key = 0, False
+        while (done := done + self.blobs.put_all(session, files[done:])) < len(files):
+            name, data = files[done]
+            if done == 0 and (first := self.blobs.get(session, name)) != data:
+                return first, False
+            if name == KEY:
+                other_key = self.blobs.get(session, name) != data
+            done += 1
+        return None, other_key
 
     async def _refuse(self, session: str, name: str, digest: str, data: bytes) -> None:
         """Keep aside what differs from the first one."""
@@ -127,14 +147,6 @@ class Keeper:
         )  # fmt: skip
         self.metrics.conflicts.inc()
         log.error("conflict kept aside", session=session, name=name, hash=digest)
-
-    async def _leaf_of(self, session: str, name: str) -> bytes:
-        data = await self._run(self.blobs.get, session, name)
-        return await self._run(leaf_hash, data)
-
-    async def _put(self, session: str, name: str, data: bytes) -> bool:
-        with self.metrics.put_seconds.time():
-            return await self._run(self.blobs.put, session, name, data)
 
     async def _run(self, work: Callable[..., Result], *arguments: object) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self.pool, work, *arguments)

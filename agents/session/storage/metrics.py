@@ -26,7 +26,9 @@ class StorageMetrics:
             registry=registry,
         )  # fmt: skip
         self.put_seconds = Histogram(
-            "lucid_storage_put_seconds", "Write, sync and link of one file", registry=registry
+            "lucid_storage_put_seconds",
+            "Write, sync and link of a record's files",
+            registry=registry,
         )
 
 

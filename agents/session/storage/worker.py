@@ -28,6 +28,7 @@ from schemas.stored import ChunkRecord, ManifestRecord
 
 log = structlog.get_logger(__name__)
 
+SMALL = 128 * 1024  # bytes that are hashed sooner than another thread is told to
 Record: TypeAlias = "ConsumerRecord[bytes, bytes]"
 
 
@@ -125,7 +126,10 @@ class StorageWorker:
         if raw.topic == self._shared.manifests:
             record, manifest = ManifestRecord.from_kafka(raw.key, raw.headers, raw.value)
             return await self._shared.keeper.keep_manifest(record, manifest)
-        chunk = await asyncio.to_thread(ChunkRecord.from_kafka, raw.key, raw.headers, raw.value)
+        if len(raw.value or b"") <= SMALL:
+            chunk = ChunkRecord.from_kafka(raw.key, raw.headers, raw.value)
+        else:
+            chunk = await asyncio.to_thread(ChunkRecord.from_kafka, raw.key, raw.headers, raw.value)
         return await self._shared.keeper.keep_chunk(chunk)
 
     def position(self) -> int | None:

@@ -140,3 +140,35 @@ def test_a_record_that_is_cut_off_or_foreign_is_refused_without_a_key(made: Made
     ):
         with pytest.raises(FormatError):
             ChunkRecord.from_kafka(bad_key, headers, bad_value)
+
+
+async def test_a_chunk_that_conflicts_leaves_no_key(keeper: Keeper, made: MadeSession) -> None:
+    session = made.manifest.session
+    keeper.blobs.put(session, "00000000.chunk", b"the first one")
+    assert isinstance(await keep(keeper, made), ChunkConflict)
+    assert keeper.blobs.find(session, "key.age") is None
+
+
+async def test_what_a_crash_left_out_is_made_up_for(keeper: Keeper, made: MadeSession) -> None:
+    session = made.manifest.session
+    keeper.blobs.put(session, "00000000.chunk", made.chunks[0].data)
+    assert isinstance(await keep(keeper, made), ChunkStored)
+    assert keeper.blobs.get(session, "key.age") == made.wrapped
+    keeper.blobs.put(session, "manifest.json", made.manifest_bytes)
+    record, manifest = manifest_record(made)
+    assert isinstance(await keeper.keep_manifest(record, manifest), ManifestStored)  # type: ignore[arg-type]
+    assert keeper.blobs.get(session, "checkpoint.txt").decode() == made.checkpoint
+
+
+async def test_another_key_is_kept_aside_and_the_record_is_taken(
+    keeper: Keeper, made: MadeSession
+) -> None:
+    session = made.manifest.session
+    keeper.blobs.put(session, "key.age", b"the first one")
+    assert isinstance(await keep(keeper, made), ChunkStored)
+    record, manifest = manifest_record(made)
+    assert isinstance(await keeper.keep_manifest(record, manifest), ManifestStored)  # type: ignore[arg-type]
+    assert keeper.blobs.get(session, "key.age") == b"the first one"
+    aside = list((keeper.blobs.folder(session) / "conflicts").glob("key.*.age"))
+    assert [path.read_bytes() for path in aside] == [made.wrapped]
+    assert keeper.metrics.conflicts._value.get() == 2
