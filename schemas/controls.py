@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from functools import lru_cache
 from typing import Annotated, Literal
 from uuid import UUID
 
@@ -26,6 +27,11 @@ MAX_NOTE = 4096
 
 Text = Annotated[str, Field(max_length=1000)]
 Reason = Annotated[str, Field(min_length=1, max_length=500, pattern=r"^[^\x00-\x1f\x7f]+$")]
+
+
+@lru_cache(256)  # a recorder opens many sessions
+def _verifier_text(text: str) -> str:
+    return str(Verifier.parse(text))
 
 
 class Open(Strict):
@@ -55,7 +61,7 @@ class Open(Strict):
     @field_validator("recorder")
     @classmethod
     def _recorder(cls, text: str) -> str:
-        return str(Verifier.parse(text))
+        return _verifier_text(text)
 
     @field_validator("key")
     @classmethod

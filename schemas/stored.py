@@ -99,9 +99,7 @@ class ManifestRecord:
     checkpoint: str
     wrapped_key: bytes
 
-    def to_kafka(
-        self, session: str | None = None
-    ) -> tuple[bytes, list[tuple[str, bytes]], bytes]:
+    def to_kafka(self, session: str | None = None) -> tuple[bytes, list[tuple[str, bytes]], bytes]:
         """Key, headers and value of the Kafka record.
 
         session: the manifest's, from whoever has just encoded it and need not read it again.

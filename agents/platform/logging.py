@@ -22,6 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import AbstractContextManager
+from functools import lru_cache
 from typing import Any, TextIO
 
 import structlog
@@ -48,6 +49,8 @@ _SECRET_TEXT = re.compile(
 _URL_PASSWORD = re.compile(r"(?<=://)[^/@\s'\"]*@")
 _QUIET = ("faust", "mode", "aiokafka", "kafka", "aiohttp", "asyncio", "pymongo", "motor")
 
+_LINE = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+
 Fields = MutableMapping[str, Any]
 
 
@@ -57,6 +60,7 @@ def hide(text: str) -> str:
     return shown if len(shown) <= MAX_TEXT else shown[:MAX_TEXT] + "…"
 
 
+@lru_cache(1000)
 def is_secret_name(name: str) -> bool:
     """Whether a field of this name is never shown: `wrapped_key`, but not `key_path`."""
     words = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name).lower().replace("-", "_").split("_")
@@ -105,7 +109,7 @@ def redact(_: Any, __: str, fields: Fields) -> Fields:
 def _render(_: Any, __: str, fields: Fields) -> str:
     first = ("time", "level", "service", "event")
     ordered = {name: fields.pop(name) for name in first if name in fields} | dict(fields)
-    return json.dumps(ordered, ensure_ascii=False, allow_nan=False)
+    return _LINE.encode(ordered)
 
 
 class SameAgain(logging.Filter):

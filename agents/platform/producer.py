@@ -26,6 +26,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Self
 
 import structlog
@@ -112,6 +113,11 @@ def create_producer(
         linger_ms=linger_ms,
         request_timeout_ms=int(timeout * 1000),
     )
+
+
+@lru_cache(4096)  # the hash is written in Python, and keys come again
+def _place_of(key: bytes, count: int) -> int:
+    return int(_PARTITIONER(key, range(count), []))
 
 
 async def _close(kafka: AIOKafkaProducer, seconds: float) -> None:
@@ -255,7 +261,8 @@ class Producer:
             partitions = await self.kafka.partitions_for(topic)
         except KafkaError as error:
             raise self._failed(topic, size, now, error) from error
-        return int(_PARTITIONER(key, sorted(partitions), []))
+        found: list[int] = sorted(partitions)
+        return found[_place_of(key, len(found))]
 
     def _fitting(
         self, topic: str, key: bytes | None, value: bytes | None, headers: list[Header]

@@ -36,7 +36,8 @@ class Session:
 
     def __init__(self, progress: SessionProgress, identities: Sequence[str]) -> None:
         self.progress = progress
-        self.key = session_key(progress.opened, identities)
+        # One that has ended is only remembered; unwrapping thousands held up taking over.
+        self.key = None if progress.ended else session_key(progress.opened, identities)
         tally = progress.tally
         self.chunker = Chunker(
             progress.opened.sealing, progress.next_seq, tally.missing_ranges, tally.missing_runs
@@ -49,6 +50,7 @@ class Session:
 
     def seal(self, cut: Cut) -> tuple[Chunk, SessionProgress, Manifest | None]:
         """Seal one cut, in a worker thread; the manifest comes with the last."""
+        assert self.key is not None, "a session that has ended is cut no more"
         records = cut.held.take()
         sealing = self.progress.opened.sealing
         chunk, self.progress = seal_cut(

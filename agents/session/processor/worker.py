@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Protocol, TypeAlias
 
 import structlog
@@ -84,6 +85,7 @@ class FramesWorker:
         self._shared = shared
         self._tracker = OffsetTracker()
         self._sessions: dict[str, Session] = {}
+        self._ended: dict[str, Session] = {}  # of these, in the order of their ends
         self._tasks = Tasks(fail)
 
     async def start(self) -> None:
@@ -108,7 +110,9 @@ class FramesWorker:
     def _adopt(self, progress: SessionProgress) -> Session:
         session = Session(progress, self._shared.identities)
         self._sessions[progress.opened.session] = session
-        if not progress.ended:
+        if progress.ended:
+            self._ended[progress.opened.session] = session
+        else:
             self._shared.holding.watch(session.chunker)
             self._shared.metrics.open_sessions.inc()
         return session
@@ -214,6 +218,7 @@ class FramesWorker:
         self._tracker.done(cut.first_offset)
         self._shared.metrics.sealed(chunk)
         if manifest is not None:
+            self._ended[manifest.session] = session
             self._shared.holding.forget(session.chunker)
             self._shared.metrics.open_sessions.dec()
             log.info("session sealed", session=manifest.session, partition=self._partition,
@@ -236,12 +241,13 @@ class FramesWorker:
     async def committed(self, offset: int) -> None:
         """Drop the sessions that ended long before `offset`: nothing of them is read again."""
         long_ago = time.monotonic() - REMEMBER_SECONDS
-        for name, session in list(self._sessions.items()):
-            progress = session.progress
-            if progress.ended and progress.offset < offset and session.since <= long_ago:
+        # Only as far as the first that ended lately: there may be thousands, each second.
+        old = list(takewhile(lambda one: one[1].since <= long_ago, self._ended.items()))
+        for name, session in old:
+            if session.progress.offset < offset:
                 # In a task: a commit must not wait for a broker that is away.
-                self._tasks.spawn(self._shared.outlet.forget(progress), 0)
-                del self._sessions[name]
+                self._tasks.spawn(self._shared.outlet.forget(session.progress), 0)
+                del self._sessions[name], self._ended[name]
 
     async def drain(self, deadline: Deadline) -> None:
         await self._tasks.drain(deadline)
@@ -256,3 +262,4 @@ class FramesWorker:
             self._shared.holding.forget(session.chunker)
             session.chunker.held.discard()
         self._sessions.clear()
+        self._ended.clear()
