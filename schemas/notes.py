@@ -32,6 +32,7 @@ MAX_NOTE = 16 * 1024
 CAPTURE = "lucid/capture/1"
 _ORIGIN = "lucid/session/"
 _SIGNATURE = re.compile(r"— ([^\s+]+) ([A-Za-z0-9+/]+=*)")
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f]")  # all but the line feed
 _NAME = re.compile(r"[^\s+\x00-\x1f]{1,200}")
 
 
@@ -176,7 +177,7 @@ def split_note(note: str) -> tuple[str, list[tuple[str, bytes]]]:
             raise InvalidNote(f"a note has a malformed signature line {quoted(line)}")
         signatures.append((match[1], data))
     body = text + "\n"
-    if any(ord(char) < 0x20 and char != "\n" for char in body):
+    if _CONTROL.search(body):
         raise InvalidNote("a note has control characters")
     return body, signatures
 

@@ -181,6 +181,7 @@ class Blobs:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             sync_folder(folder.parent)
         written: list[tuple[Path, Path]] = []
+        descriptors: list[int] = []
         stored = 0
         try:
             for name, data in files:
@@ -189,7 +190,10 @@ class Blobs:
                     break  # whoever wrote it may have died before its own sync
                 temporary = folder / f"{TEMPORARY}{secrets.token_hex(8)}"
                 written.append((temporary, final))
-                write_synced(temporary, data)
+                descriptors.append(write_new(temporary, data))
+            # Behind all writing: one commit of the file system's journal then serves them all.
+            for descriptor in descriptors:
+                os.fsync(descriptor)
                 point("blobs.written")
             for temporary, final in written:
                 if not link_first(temporary, final):
@@ -197,6 +201,8 @@ class Blobs:
                 stored += 1
                 point("blobs.linked")
         finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
             for temporary, _ in written:
                 temporary.unlink(missing_ok=True)
         sync_folder(folder)
@@ -275,13 +281,23 @@ class Blobs:
         return removed
 
 
-def write_synced(path: Path, data: bytes) -> None:
-    """Write a new private file and sync it; a short write is an error like any other."""
+def write_new(path: Path, data: bytes) -> int:
+    """Write a new private file; its descriptor. A short write is an error like any other."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         rest = memoryview(data)
         while rest:
             rest = rest[os.write(descriptor, rest) :]
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def write_synced(path: Path, data: bytes) -> None:
+    """Write a new private file and sync it."""
+    descriptor = write_new(path, data)
+    try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

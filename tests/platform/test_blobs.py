@@ -227,14 +227,15 @@ def test_a_disk_that_fills_up_between_two_files_gives_neither_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     blobs = Blobs(tmp_path)
-    real = module.write_synced
+    real = module.write_new
 
-    def full(path: Path, data: bytes) -> None:
-        real(path, data)
+    def full(path: Path, data: bytes) -> int:
         if data == b"key":
+            path.write_bytes(b"k")
             raise OSError(errno.ENOSPC, "No space left on device")
+        return real(path, data)
 
-    monkeypatch.setattr(module, "write_synced", full)
+    monkeypatch.setattr(module, "write_new", full)
     with pytest.raises(StoreFailed, match=r"00000000\.chunk, key\.age"):
         blobs.put_all(SESSION, [(chunk_name(0), b"chunk"), ("key.age", b"key")])
     assert os.listdir(blobs.folder(SESSION)) == []

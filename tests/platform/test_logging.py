@@ -12,8 +12,11 @@ from typing import Any
 
 import pytest
 import structlog
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import SecretStr
 
+from agents.platform import logging as module
 from agents.platform.logging import (
     HIDDEN,
     SAME_AGAIN,
@@ -182,3 +185,17 @@ def test_what_was_left_out_is_counted_in_the_next_line() -> None:
     assert said(5) is None
     now += SAME_AGAIN
     assert said(6) == "no node 6 (left out since: 1)"
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            ["AGE-SECRET-KEY-1QQ", "PRIVATE+KEY+a+b+c", "Bearer abc", "bEARER x.y", "eyJa.b.c", " ",
+             "-----BEGIN EC PRIVATE KEY-----", "-----END EC PRIVATE KEY-----", "a://b:c@d", "\n"]
+        )
+        | st.text(max_size=5)
+    ).map("".join)
+)  # fmt: skip
+def test_nothing_that_the_patterns_match_is_passed_over(text: str) -> None:
+    searched = module._URL_PASSWORD.sub(HIDDEN + "@", module._SECRET_TEXT.sub(HIDDEN, text))
+    assert hide(text) == searched
