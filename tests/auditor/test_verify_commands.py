@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 
 from agents.auditor.bundle import save_bundle
 from agents.cli import app
-from tests.factories import PROCESSOR, RECORDER, MemorySource, make_session
+from tests.factories import PROCESSOR, RECORDER, make_session
+from tests.memory_source import MemorySource
 
 MADE = make_session()
 
