@@ -197,8 +197,8 @@ def test_files_that_belong_together_get_their_names_once_all_are_on_disk(
 
     blobs = Blobs(tmp_path)
     blobs.put(SESSION, "there", b"")
-    monkeypatch.setattr(module.os, "fsync", noted("fsync", os.fsync))
-    monkeypatch.setattr(module.os, "link", noted("link", os.link))
+    monkeypatch.setattr(os, "fsync", noted("fsync", os.fsync))
+    monkeypatch.setattr(os, "link", noted("link", os.link))
     assert blobs.put_all(SESSION, [(chunk_name(0), b"x"), ("key.age", b"y")]) == 2
     assert order == ["fsync", "fsync", "link", "link", "fsync"]
     assert blobs.get(SESSION, "key.age") == b"y"
