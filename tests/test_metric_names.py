@@ -11,7 +11,7 @@ SUFFIXES = ("_total", "_bucket", "_sum", "_count")
 
 def test_the_documentation_names_no_metric_that_is_not_there() -> None:
     code = "".join(path.read_text() for path in (ROOT / "agents").rglob("*.py"))
-    made = {f"lucid_{name}" for name in re.findall(r"_counter\(\s*\"(\w+)\"", code)}
+    made = {f"lucid_{name}" for name in re.findall(r"_(?:counter|gauge)\(\s*\"(\w+)\"", code)}
     made |= set(re.findall(r"\"(lucid_\w+)\"", code))
     pages = [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")]
     named = {

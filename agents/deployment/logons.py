@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from agents.deployment.compose import Reset, ResetNull, Script, to_yaml
-from agents.deployment.services import CATALOG, DEV, EDGE, service
+from agents.deployment.services import EDGE, service
 
 Document = dict[str, Any]
 PORTS = "13389-13399"
@@ -67,7 +67,7 @@ def _xrdp() -> Document:
         **document,
         "read_only": False,
         "entrypoint": ["/bin/sh", "-ec", Script(_START)],
-        "networks": Reset([DEV, CATALOG, EDGE]),
+        "networks": Reset([*service("xrdp").networks, EDGE]),
         "ports": [f"127.0.0.1:{PORTS}:{PORTS}"],
     }
 

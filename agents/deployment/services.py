@@ -106,7 +106,7 @@ SERVICES: tuple[Service, ...] = (
     ),
     Service(
         "xrdp", "lucid-xrdp", 8091, "rdp", "agents.rdp.xrdp", memory=2048, cpus=2.0,
-        catalog=True, slim=True,
+        slim=True,
     ),
     Service("rdp-controller", "lucid-rdp-controller", 8092, "rdp", "agents.rdp.controller"),
     Service("rdp-monitor", "lucid-rdp-monitor", 8093, "rdp", "agents.rdp.monitor"),

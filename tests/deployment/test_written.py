@@ -102,6 +102,7 @@ def _made() -> set[str]:
     """Every metric that the code makes, as Prometheus sees its name."""
     code = "".join(path.read_text() for path in (ROOT / "agents").rglob("*.py"))
     names = {f"lucid_{name}_total" for name in re.findall(r"_counter\(\s*\"(\w+)\"", code)}
+    names |= {f"lucid_{name}" for name in re.findall(r"_gauge\(\s*\"(\w+)\"", code)}
     for kind, name in re.findall(r"(Counter|Gauge|Histogram)\(\s*\"(lucid_\w+)\"", code):
         ends = {"Counter": ("_total",), "Gauge": ("",), "Histogram": ("_bucket", "_sum", "_count")}
         names |= {name + end for end in ends[kind]}
