@@ -7,11 +7,12 @@ LucidError
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Annotated, Any, TypeAlias, get_args
 
 import typer
 
-from agents.auditor.commands import Identities, What, source_of, steps
+from agents.auditor.commands import Identities, Trust, What, source_of, steps, vouch_for
 from agents.auditor.reading import frame_payloads, open_session
 from agents.auditor.traces import Export
 from agents.platform.output import AsJson, Rows, clock, print_json, print_wide
@@ -45,31 +46,39 @@ class NoActivity(LucidError):
 def activity(
     what: What,
     identity: Identities = None,
+    trust: Trust = None,
     search: Annotated[str, typer.Option(help="Only entries with this text, in any case.")] = "",
     kind: Annotated[str, typer.Option("--type", help=f"Only these: {', '.join(TYPES)}.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """List what was done in a session: windows, clipboard, drives, keys."""
+    """List what was done in a session: windows, clipboard, drives, keys.
+
+    Checked first, and refused with exit status 1, as by `lucid export`: see its --help.
+    """
     if kind and kind not in TYPES:
         raise typer.BadParameter(f"--type is one of {', '.join(TYPES)}")
-    with source_of(what, identity or [], []) as (source, access, settings):
+    with source_of(what, identity or [], trust or []) as (source, access, settings):
         trace = Export(settings, what) if settings is not None else None
+        session = open_session(source, access.identities)
+        codec = session.opened.codec
+        if codec != CODEC_ACTIVITY:
+            raise NoActivity(
+                f"the session's codec is {codec}, only {CODEC_ACTIVITY} has activity",
+                hint="LUCID_RECORDER_ACTIVITY on its host said to record none, or the "
+                "recording is older than that",
+            )
+        session, signatures = vouch_for(session, access, settings, what, bool(trust), as_json)
         with steps("Reading", as_json) as step:
-            session = open_session(source, access.identities)
-            codec = session.opened.codec
-            if codec != CODEC_ACTIVITY:
-                raise NoActivity(
-                    f"the session's codec is {codec}, only {CODEC_ACTIVITY} has activity",
-                    hint="LUCID_RECORDER_ACTIVITY on its host said to record none, or the "
-                    "recording is older than that",
-                )
             found = list(_chosen(entries_of(codec, frame_payloads(session, step)), kind, search))
         if trace is not None:
             size = sum(len(encode(entry)) for _, entry in found)
             trace.shown("activity.read", len(found), size)
     if as_json:
         entries = [_fields(time, entry) for time, entry in found]
-        print_json({"session": session.opened.session, "entries": entries})
+        print_json({
+            "session": session.opened.session, "signatures": asdict(signatures),
+            "entries": entries,
+        })  # fmt: skip
         return
     table = Rows()
     for heading in ("time (UTC)", "type", "what"):

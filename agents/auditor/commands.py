@@ -16,9 +16,10 @@ from rich.progress import Progress
 from agents.auditor.access import load_access
 from agents.auditor.bundle import open_bundle, save_bundle
 from agents.auditor.files import whole_file
-from agents.auditor.reading import Newest, frame_payloads, open_session
+from agents.auditor.reading import Newest, OpenedSession, frame_payloads, open_session
 from agents.auditor.sessions import SessionSummary, list_sessions, show_session
 from agents.auditor.traces import Export, Form, verified
+from agents.auditor.vouching import Signatures, vouch
 from agents.platform.output import (
     AsJson,
     Rows,
@@ -102,6 +103,20 @@ def verify(
     raise typer.Exit(report.exit_status)
 
 
+def vouch_for(
+    session: OpenedSession, access: Access, settings: Settings | None, what: str,
+    demanded: bool, quietly: bool,
+) -> tuple[OpenedSession, Signatures]:  # fmt: skip
+    """`vouch` with a progress bar; the refusal of a session of this installation is audited."""
+
+    def refused(report: Report) -> None:
+        if settings is not None:
+            verified(settings, what, report)
+
+    with steps("Checking", quietly) as step:
+        return vouch(session, access, demanded=demanded, refused=refused, step=step)
+
+
 def _show_report(report: Report) -> None:
     console = Console(highlight=False, soft_wrap=True)
     totals = report.totals
@@ -165,20 +180,22 @@ def export(
     what: What,
     output: Annotated[Path, typer.Argument(help="FILE.mp4, or FILE.png for a contact sheet.")],
     identity: Identities = None,
+    trust: Trust = None,
     moments: Annotated[int, typer.Option(help="Pictures on a contact sheet.", min=1, max=60)] = 12,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make a film or a contact sheet of a recorded display."""
+    """Make a film or a contact sheet of a recorded display; exit status 1 if it is not verified.
+
+    Checked first with the keys that --trust names, or with those that this installation
+    trusts for a session of its own. A bundle without --trust is taken unchecked, with a warning.
+    """
     if output.suffix not in (".mp4", ".png"):
         raise typer.BadParameter("the output is FILE.mp4 or FILE.png")
     # Imported here: the other commands need no video libraries.
     from agents.platform.video import SheetFacts, VideoFacts, write_contact_sheet, write_video
 
-    with (
-        source_of(what, identity or [], []) as (source, access, settings),
-        steps("Exporting", as_json) as step,
-    ):
+    with source_of(what, identity or [], trust or []) as (source, access, settings):
         trace = Export(settings, what) if settings is not None else None
         session = open_session(source, access.identities)
         codec = session.opened.codec
@@ -187,11 +204,12 @@ def export(
                 f"the session's codec is {codec}, only {' and '.join(SCREEN_CODECS)} have pictures",
                 hint="`lucid verify` checks recordings of any codec",
             )
+        session, signatures = vouch_for(session, access, settings, what, bool(trust), as_json)
         newest = Newest()
-        payloads = pictures_of(codec, frame_payloads(session, step, newest))
         facts: VideoFacts | SheetFacts
         form: Form = "film" if output.suffix == ".mp4" else "sheet"
-        with whole_file(output, force=force) as temporary:
+        with steps("Exporting", as_json) as step, whole_file(output, force=force) as temporary:
+            payloads = pictures_of(codec, frame_payloads(session, step, newest))
             if form == "film":
                 facts = write_video(payloads, temporary, end=lambda: newest.time)
             else:
@@ -200,7 +218,10 @@ def export(
             if trace is not None:
                 trace.written(form, output, temporary.stat().st_size)
     if as_json:
-        print_json({"session": session.opened.session, "file": str(output), **asdict(facts)})
+        print_json({
+            "session": session.opened.session, "file": str(output), **asdict(facts),
+            "signatures": asdict(signatures),
+        })  # fmt: skip
         return
     typer.echo(f"{output}: {facts.width} x {facts.height}, {facts.seconds:.1f} s")
 

@@ -9,13 +9,13 @@ ReadingError
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from agents.platform.verification import Step
 from schemas.canonical import decode
-from schemas.chunks import ChunkHeader, read_chunk, unseal
+from schemas.chunks import Chunk, ChunkHeader, read_chunk, unseal
 from schemas.controls import Open
 from schemas.datakey import DataKey, derive, unwrap
 from schemas.errors import FormatError, LucidError
@@ -54,16 +54,25 @@ class DamagedSession(ReadingError):
 
 @dataclass(frozen=True, slots=True)
 class OpenedSession:
-    """A session that an identity has opened; count: chunks."""
+    """A session that an identity has opened; count: chunks.
+
+    leaves: of the chunks that were verified, in hexadecimal; no other bytes are read then.
+    """
 
     source: SessionSource
     opened: Open
     key: DataKey
     count: int
+    leaves: Mapping[int, str] | None = None
 
 
-def open_session(source: SessionSource, identities: Sequence[str]) -> OpenedSession:
-    """Open the session's key and read its `open` record; raises ReadingError or NoIdentity."""
+def open_session(
+    source: SessionSource, identities: Sequence[str], leaves: Mapping[int, str] | None = None
+) -> OpenedSession:
+    """Open the session's key and read its `open` record; raises ReadingError or NoIdentity.
+
+    leaves: those of OpenedSession.
+    """
     if source.erasure() is not None:
         raise ErasedContent(
             "the session's content was erased", hint="`lucid verify` says by whom and when"
@@ -80,14 +89,15 @@ def open_session(source: SessionSource, identities: Sequence[str]) -> OpenedSess
             "no identity was given", hint="--identity FILE names an age identity of a recipient"
         )
     with _told(0):
-        chunk = read_chunk(first)
+        chunk = _read(0, first, leaves)
         session = chunk.header.session
         if source.session not in (None, session):
             raise DamagedSession(f"the first chunk is of session {session}", hint=_HINT)
     key = derive(unwrap(wrapped, identities), session)
     with _told(0):
         opened = decode(Open, unseal(chunk, key)[0].payload)
-    return OpenedSession(source, opened, key, _count(source))
+    count = _count(source) if leaves is None else len(leaves)
+    return OpenedSession(source, opened, key, count, leaves)
 
 
 _HINT = "`lucid verify` says exactly what is wrong"
@@ -101,6 +111,14 @@ def _told(index: int) -> Iterator[None]:
     except FormatError as error:
         what = error.what if f"chunk {index} " in error.what else f"chunk {index}: {error.what}"
         raise DamagedSession(what, hint=_HINT) from error
+
+
+def _read(index: int, data: bytes, leaves: Mapping[int, str] | None) -> Chunk:
+    """A chunk as stored, and as verified if it was; raises FormatError and DamagedSession."""
+    chunk = read_chunk(data)
+    if leaves is not None and chunk.leaf.hex() != leaves.get(index):
+        raise DamagedSession(f"chunk {index} changed after it was verified", hint=_HINT)
+    return chunk
 
 
 def _count(source: SessionSource) -> int:
@@ -119,7 +137,7 @@ def read_records(session: OpenedSession, step: Step = lambda *_: None) -> Iterat
         if data is None:
             raise DamagedSession(f"chunk {index} is missing", hint=_HINT)
         with _told(index):
-            chunk = read_chunk(data)
+            chunk = _read(index, data, session.leaves)
             if not _follows(session, chunk.header, index, previous):
                 raise DamagedSession(f"chunk {index} is not the one that belongs there", hint=_HINT)
             records = unseal(chunk, session.key)
