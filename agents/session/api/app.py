@@ -22,7 +22,7 @@ from agents.platform.health import METRICS_TYPE, Answer, Health
 from agents.session.api.context import api_of
 from agents.session.api.dispatch import Dispatcher
 from agents.session.api.envelope import Envelope
-from agents.session.api.guard import BASE, ROUTES, reader
+from agents.session.api.guard import BASE, ROUTES, only_known, reader
 from agents.session.api.metrics import ApiMetrics
 from agents.session.api.problems import Problem, answer, translate
 from agents.session.api.routes import activity, chunks, evidence, nodes, rdp, sessions
@@ -34,6 +34,7 @@ ABOUT = """Reads recorded sessions, what proves them, and who read them. Nothing
 
 Every answer to a token that may not see a session is as if there were none. Times are
 microseconds since 1970, hashes lower-case hex. Errors are problem details (RFC 9457).
+A query parameter that a resource does not have is refused with 400, and the known ones are named.
 Answers carry an ETag; `If-None-Match` saves their bytes."""
 
 
@@ -54,7 +55,7 @@ def make_app(health: Health, metrics: ApiMetrics) -> FastAPI:
     app.state.metrics = metrics
     for router in ROUTERS:
         # Here, and not at each route, so that none can be added without.
-        app.include_router(router, dependencies=[Depends(reader)])
+        app.include_router(router, dependencies=[Depends(reader), Depends(only_known)])
     _add_public(app, health)
     for kind in (LucidError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _problem)

@@ -10,7 +10,7 @@ request are its layers (docs/performance.md). Every request passes `guard.reader
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Annotated, Any, get_args, get_origin
@@ -82,7 +82,7 @@ class Plan:
 
     def _values(self, scope: Scope) -> dict[str, Any] | None:
         found: dict[str, Any] = {}
-        if self.query:
+        if self.query or scope["query_string"]:
             text = scope["query_string"].decode("latin-1")
             look = self.remembered if len(text) <= LONGEST_KEPT else self.read_query
             values = look(text)
@@ -101,8 +101,10 @@ class Plan:
         return _read_query(self.query, text)
 
 
-def _read_query(parameters: Iterable[Parameter], text: str) -> Values | None:
+def _read_query(parameters: Collection[Parameter], text: str) -> Values | None:
     given, found = QueryParams(text), {}
+    if not given.keys() <= {one.key for one in parameters}:
+        return None  # guard.only_known says which
     for one in parameters:
         value = given.get(one.key)
         if value is None:

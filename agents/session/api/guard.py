@@ -13,6 +13,7 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import Depends, Path, Request
+from fastapi.dependencies.models import Dependant
 
 from agents.platform.audit import AuditFull
 from agents.platform.catalog import Document
@@ -23,6 +24,7 @@ from agents.session.api.index import Row
 from agents.session.api.problems import ApiProblem, Code
 from schemas.access import Claims, Permission, Role, may, sees
 from schemas.audit import AccessDenied, Actor, name_of
+from schemas.errors import quoted
 from schemas.sessions import InvalidSessionId, parse_session_id
 
 BASE = "/api/v1"
@@ -185,6 +187,31 @@ def _session_or_none(request: Request) -> str | None:
 
 
 ReaderOf = Annotated[Reader, Depends(reader)]
+
+
+async def only_known(request: Request) -> None:
+    """Refuse a query parameter that the route does not have; raises ApiProblem.
+
+    Whoever mistypes a filter would else take everything for what the filter leaves.
+    """
+    known = sorted(_parameters(request.scope["route"].dependant))
+    unknown = [name for name in request.query_params if name not in known]
+    if unknown:
+        one = quoted(unknown[0])
+        has = f"its parameters are {', '.join(known)}" if known else "it has no parameters"
+        raise ApiProblem(
+            Code.INVALID_REQUEST, f"this resource has no parameter {one}; {has}",
+            details={
+                "parameters": [{"name": name[:80], "problem": "unknown"} for name in unknown[:20]],
+                "known": known,
+            },
+        )  # fmt: skip
+
+
+def _parameters(dependant: Dependant) -> set[str]:
+    """Names of the query parameters of a function and of all that it depends on."""
+    own = {one.alias for one in dependant.query_params}
+    return own.union(*map(_parameters, dependant.dependencies))
 
 
 async def visible(

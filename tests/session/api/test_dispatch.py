@@ -192,6 +192,41 @@ async def test_both_ways_answer_the_same_and_put_down_the_same(path: str, token:
         assert (again[0].status, again[0].content) == (304, b"")
 
 
+@pytest.mark.parametrize("short", [True, False])
+@pytest.mark.parametrize(
+    ("path", "name", "known"),
+    [
+        (f"{S}?ower=ada", "ower", "owner, project"),
+        (f"{S}?owner=ada&unknown=1", "unknown", "owner"),
+        (f"{S}?Owner=ada", "Owner", "owner"),
+        ("{hers}/pipeline?x=1", "x", "it has no parameters"),
+        ("{hers}/consistency?old=1&new=2&neu=2", "neu", "new, old"),
+        (f"{BASE}/audit?tpye=x", "tpye", "type, until, user"),
+        (f"{BASE}/stream?event_type=x", "event_type", "session, type"),
+        ("{hers}/chunks/0/data?raw=1", "raw", "it has no parameters"),
+        ("{hers}/verification?wiat=1", "wiat", "wait"),
+        (f"{BASE}/rdp/servers/{new_session_id()}/metrics?sinse=1", "sinse", "since, until"),
+    ],
+)
+async def test_an_unknown_parameter_is_refused_and_the_known_are_named(
+    path: str, name: str, known: str, short: bool
+) -> None:
+    house = House()
+    found = await house.get(path.replace("{hers}", f"{S}/{house.hers}"), short=short)
+    body = found.json()
+    assert (found.status, body["code"]) == (400, "LUCID_ERR_3002")
+    assert f"no parameter '{name}'" in body["detail"]
+    assert known in body["detail"]
+    assert [one["name"] for one in body["details"]["parameters"]] == [name]
+    assert body["details"]["known"] == sorted(body["details"]["known"])
+
+
+def test_both_ways_know_the_same_parameters() -> None:
+    for plan in Dispatcher(House().app, ROUTERS).plans:
+        known = guard._parameters(plan.route.dependant)
+        assert {one.key for one in plan.query} == known, plan.route.path
+
+
 async def test_other_methods_are_refused_as_before() -> None:
     house = House()
     for method in ("HEAD", "POST", "DELETE", "OPTIONS"):
