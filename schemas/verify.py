@@ -22,6 +22,7 @@ from schemas.verdicts import (
     ChunkRow,
     Found,
     Report,
+    Severity,
     Totals,
     Verdict,
     area_results,
@@ -31,6 +32,9 @@ from schemas.verify_chunk import ChunkFacts, ChunkTask, Content, check_chunk
 from schemas.verify_documents import Access
 from schemas.verify_source import SessionSource, read_documents
 from schemas.verify_tally import Sums, compare_tally
+
+_COUNTED = {Area.CHUNKS, Area.ORDER, Area.TREE, Area.MANIFEST}
+"""What has to be right for chunks to confirm that nothing is missing."""
 
 
 def verify(source: SessionSource, access: Access) -> Report:
@@ -185,6 +189,7 @@ class SessionCheck:
         self._check_completeness()
         self._check_sums()
         self._note_extra()
+        self._note_unconfirmed()
         return self._report()
 
     def _check_end(self, last: ChunkHeader | None) -> None:
@@ -278,6 +283,16 @@ class SessionCheck:
             what = f"chunk {index} is more than the {self._count} of the session"
             self._found.add(Verdict.EXTRA_CHUNK, what, index)
             self._rows.append(ChunkRow(index=index, verdicts=[]))
+
+    def _note_unconfirmed(self) -> None:
+        """Completeness is the manifest's word where the chunks cannot be counted."""
+        findings = self._found.findings
+        failed = {entry.area for entry in findings if entry.severity is Severity.FAILED}
+        if failed.isdisjoint(_COUNTED):
+            return
+        word = "it is as the manifest says" if self._manifest else "no manifest says it"
+        why = f"{word}, and the chunks as they are do not confirm it"
+        self._found.skip(Area.COMPLETENESS, "whether everything that was recorded is there", why)
 
     def _report(self) -> Report:
         found = self._found

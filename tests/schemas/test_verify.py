@@ -226,6 +226,8 @@ def test_damage_to_a_chunk_has_its_own_verdict(case: str) -> None:
     assert report.exit_status == 1
     assert report.outcome is Severity.FAILED
     assert all(entry.advice and entry.detail for entry in report.findings)
+    # The manifest tells of nothing missing; that is not shown by chunks that cannot be counted.
+    assert areas(report)["completeness"] != "ok"
 
 
 def test_the_report_goes_on_after_the_first_finding() -> None:
@@ -238,6 +240,13 @@ def test_the_report_goes_on_after_the_first_finding() -> None:
     assert len(report.chunks) == len(MADE.chunks)
     assert report.chunks[1].verdicts == [Verdict.OK]
     assert Area.MANIFEST in {entry.area for entry in report.unchecked}
+    (word,) = (entry.why for entry in report.unchecked if entry.area is Area.COMPLETENESS)
+    assert word.startswith("it is as the manifest says")
+    source.manifest_data = None
+    report = verify(source, access())
+    (word,) = (entry.why for entry in report.unchecked if entry.area is Area.COMPLETENESS)
+    assert word.startswith("no manifest says it")
+    assert areas(verify(source_of(), access()))["completeness"] == "ok"
 
 
 def test_a_run_of_missing_chunks_is_one_finding_however_long() -> None:
