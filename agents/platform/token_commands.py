@@ -23,6 +23,7 @@ from agents.platform.tokens import (
     Issued,
     TokenFileUnwritable,
     TokenVerifier,
+    header_of,
     issue,
     read_token,
     write_token,
@@ -76,6 +77,9 @@ def issue_command(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Write it to this new file, mode 0600.")
     ] = None,
+    header: Annotated[
+        bool, typer.Option("--header", help="As the header's line, for `curl -H @FILE`.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Issue a token: on standard output, and nowhere else, or in a private file.
@@ -93,11 +97,15 @@ def issue_command(
     )  # fmt: skip
     asyncio.run(_tell_issued(settings, issued))
     if output is not None:
-        write_token(output, issued.token)
-    _show_issued(issued, output, as_json)
+        write_token(output, _text_of(issued, header))
+    _show_issued(issued, output, header, as_json)
 
 
-def _show_issued(issued: Issued, output: Path | None, as_json: bool) -> None:
+def _text_of(issued: Issued, header: bool) -> str:
+    return header_of(issued.token) if header else issued.token
+
+
+def _show_issued(issued: Issued, output: Path | None, header: bool, as_json: bool) -> None:
     claims = issued.claims
     place: dict[str, Any] = {"token": issued.token} if output is None else {"file": str(output)}
     if as_json:
@@ -110,7 +118,7 @@ def _show_issued(issued: Issued, output: Path | None, as_json: bool) -> None:
     say(f"Token {claims.jti} of {claims.subject}, valid until {moment(claims.expires)}")
     if not claims.owners or not claims.projects:
         say("It sees no session: give --owner and --project, or '*' for all")
-    typer.echo(issued.token if output is None else f"Written to {output}")
+    typer.echo(_text_of(issued, header) if output is None else f"Written to {output}")
 
 
 # Revoking -------------------------------------------------------------------------------------

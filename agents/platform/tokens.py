@@ -55,6 +55,7 @@ from schemas.jwks import KID, from_base64url
 ALGORITHM = "EdDSA"
 TYPE = "at+jwt"
 MAX_TOKEN = 8192
+HEADER = "Authorization: Bearer "
 MAX_REMEMBERED = 1000
 _COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
 _KID = re.compile(KID)
@@ -187,8 +188,16 @@ def issue(
     return Issued(token, kid, claims)
 
 
+def header_of(token: str) -> str:
+    """The line of a request that carries a token."""
+    return HEADER + token
+
+
 def write_token(path: Path, token: str) -> None:
-    """Write a new file that nobody else may read, whole or not; raises TokenFileUnwritable."""
+    """Write a new file that nobody else may read, whole or not; raises TokenFileUnwritable.
+
+    token: or its header line, see `header_of`.
+    """
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError as error:
@@ -204,15 +213,15 @@ def write_token(path: Path, token: str) -> None:
 
 
 def read_token(path: Path) -> str:
-    """The token of a file, `-` for standard input; raises TokenMalformed."""
+    """The token or header line of a file, `-` for standard input; raises TokenMalformed."""
     try:
         with sys.stdin.buffer if str(path) == "-" else path.open("rb") as file:
-            text = file.read(MAX_TOKEN + 3).strip().decode("ascii")
+            text = file.read(len(HEADER) + MAX_TOKEN + 3).strip().decode("ascii")
     except OSError as error:
         raise TokenFileUnreadable(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError:
         raise TokenMalformed(f"{path} holds no token") from None
-    return text
+    return text.removeprefix(HEADER)
 
 
 # Verifying ------------------------------------------------------------------------------------

@@ -171,6 +171,22 @@ def test_an_issued_token_is_on_standard_output_alone_and_audited(
     assert "Written to" in run("issue", *GIVEN, "-o", str(tmp_path / "other")).stdout
 
 
+def test_a_token_can_be_given_out_as_the_line_that_a_request_has(
+    house: House, tmp_path: Path
+) -> None:
+    path = tmp_path / "ada.header"
+    done = run("issue", *GIVEN, "--header", "-o", str(path))
+    line = path.read_text()
+    name, _, token = line.strip().rpartition(" ")
+    assert (name, line.count("\n"), path.stat().st_mode & 0o777) == (
+        "Authorization: Bearer", 1, 0o600,
+    )  # fmt: skip
+    assert token not in done.output
+    jti = TokenVerifier(house.settings).verify(token).jti
+    assert json.loads(run("revoke", "--token-file", str(path), "--json").stdout)["jti"] == jti
+    assert run("issue", *GIVEN, "--header").stdout.startswith("Authorization: Bearer ey")
+
+
 def test_no_token_is_given_out_that_is_not_audited(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
