@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
+import typer
 
 from agents import cli, entry
 from schemas.errors import LucidError
@@ -101,3 +104,20 @@ def test_an_error_that_is_none_of_the_disk_is_not_hidden(monkeypatch: pytest.Mon
     monkeypatch.setattr(cli, "app", fail)
     with pytest.raises(ConnectionRefusedError):
         cli.main()
+
+
+def commands(found: Any, name: str = "lucid") -> Iterator[tuple[str, Any]]:
+    """A command and all below it, by their names."""
+    yield name, found
+    for below, one in getattr(found, "commands", {}).items():
+        yield from commands(one, f"{name} {below}")
+
+
+def test_what_asks_first_is_answered_beforehand_in_the_same_way() -> None:
+    asking = {
+        name: {option for parameter in one.params for option in parameter.opts}
+        for name, one in commands(typer.main.get_command(cli.app))
+    }
+    asking = {name: options for name, options in asking.items() if "--yes" in options}
+    assert {"lucid stack reset", "lucid dead-letters replay"} <= set(asking)
+    assert all("-y" in options for options in asking.values()), asking

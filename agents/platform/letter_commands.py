@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -34,12 +34,12 @@ from agents.platform.letter_views import (
     printable,
     write_private,
 )
-from agents.platform.output import AsJson, errors, print_json, quiet
+from agents.platform.output import AsJson, Yes, errors, print_json, quiet
 from agents.platform.producer import Producer
 from agents.platform.settings import Settings
 from schemas.audit import ResourceRead
 from schemas.deadletters import DeadLetter
-from schemas.errors import LucidError
+from schemas.errors import LucidError, quoted
 
 app = typer.Typer(help="Look at records that were refused, and replay them.", no_args_is_help=True)
 
@@ -54,11 +54,17 @@ Topic = Annotated[str, typer.Option(help="Only records of this topic.")]
 Code = Annotated[str, typer.Option(help="Only records refused for this error.")]
 SessionOf = Annotated[str, typer.Option("--session", help="Only records with this key.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
-Yes = Annotated[bool, typer.Option("--yes", help="Ask nothing.")]
+MOST_NAMED = 20
 
 
 class NotConfirmed(LetterProblem):
     """Nobody said yes to an act on many letters."""
+
+
+class UnknownFilter(LetterProblem):
+    """A filter names what there is not, as a mistyped one does."""
+
+    exit_status = 66  # EX_NOINPUT of sysexits.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +96,8 @@ def _bar(label: str) -> Progress:
     )  # fmt: skip
 
 
-def _open(settings: Settings, contract: Contract, topic: str = "") -> tuple[Box, str]:
-    """All letters, and the full name of the topic that a filter names with or without prefix."""
+def _open(settings: Settings, contract: Contract) -> Box:
+    """All letters."""
     quiet()
     with _bar("Reading dead letters") as bar:
         task = bar.add_task("", total=None)
@@ -102,7 +108,27 @@ def _open(settings: Settings, contract: Contract, topic: str = "") -> tuple[Box,
         )
     if box.unreadable:
         errors.print(f"{box.unreadable} records of {box.topic} are no dead letters")
-    return box, contract.topics[topic].full_name if topic in contract.topics else topic
+    return box
+
+
+def _filters(box: Box, contract: Contract, topic: str, code: str, session: str) -> Filters:
+    """The filters, the topic with or without its prefix; raises UnknownFilter."""
+    if topic in contract.topics:
+        topic = contract.topics[topic].full_name
+    topics = {one.letter.topic for one in box.entries}
+    if topic and topic not in topics | {one.full_name for one in contract.topics.values()}:
+        raise _unknown(f"there is no topic {quoted(topic)}", topics or contract.topics)
+    codes = {one.letter.code for one in box.entries}
+    # A box without letters has none of any code, which is what somebody may want to see.
+    if code and codes and code not in codes:
+        raise _unknown(f"no record was refused for {quoted(code)}", codes)
+    return Filters(topic, code, session)
+
+
+def _unknown(what: str, names: Iterable[str]) -> UnknownFilter:
+    there = sorted(printable(name.encode()) for name in names)
+    more = f" and {len(there) - MOST_NAMED} more" if len(there) > MOST_NAMED else ""
+    return UnknownFilter(what, hint=f"There are {', '.join(there[:MOST_NAMED])}{more}")
 
 
 @app.command("list")
@@ -115,8 +141,9 @@ def list_letters(
 ) -> None:
     """List refused records: where from, why, and what was decided."""
     settings = Settings.load()
-    box, topic = _open(settings, load_contract(settings), topic)
-    filters = Filters(topic, code, session, state)
+    contract = load_contract(settings)
+    box = _open(settings, contract)
+    filters = replace(_filters(box, contract, topic, code, session), state=state)
     found = [entry for entry in box.entries if filters.fits(entry)]
     if as_json:
         print_json({"letters": [letter_fields(one) for one in found], "unreadable": box.unreadable})
@@ -155,7 +182,7 @@ def show(
     """Show one refused record: headers, reason, the first bytes. They may be of a screen."""
     settings = Settings.load()
     contract = load_contract(settings)
-    box, _ = _open(settings, contract)
+    box = _open(settings, contract)
     entry = box.entry(origin)
     letter = asyncio.run(_whole(box, entry, contract))
     if raw is not None:
@@ -322,9 +349,10 @@ def replay_letters(
     """Produce refused records to where they came from again, in their order."""
     settings = Settings.load()
     contract = load_contract(settings)
-    box, topic = _open(settings, contract, topic)
+    box = _open(settings, contract)
     named = bool(origins)
-    chosen = _chosen(box, origins or [], everything, Filters(topic, code, session))
+    filters = _filters(box, contract, topic, code, session)
+    chosen = _chosen(box, origins or [], everything, filters)
     plan = _plan_replay(box, chosen, contract, named=named, force=force)
 
     async def act(producer: Producer, audit: Audit) -> AsyncIterator[dict[str, Any]]:
@@ -352,10 +380,11 @@ def discard_letters(
     """Decide that refused records will not be taken. Nothing is deleted."""
     settings = Settings.load()
     contract = load_contract(settings)
-    box, topic = _open(settings, contract, topic)
+    box = _open(settings, contract)
     named = bool(origins)
     plan = Plan()
-    for entry in _chosen(box, origins or [], everything, Filters(topic, code, session)):
+    filters = _filters(box, contract, topic, code, session)
+    for entry in _chosen(box, origins or [], everything, filters):
         if entry.state == "waiting":
             plan.entries.append(entry)
         else:

@@ -22,6 +22,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON."
 Wait = Annotated[
     float, typer.Option(help="Seconds to wait for the answer; 0 does not wait.", min=0)
 ]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing.")]
 Why = Annotated[str, typer.Option(help="Goes into the events.")]
 
 errors = Console(stderr=True, highlight=False)

@@ -21,7 +21,7 @@ from agents.platform.blobs import ERASED_CONTENT, Blobs
 from agents.platform.contract import Contract, apply_contract, load_contract
 from agents.platform.deadletters import DeadLetters, arrived
 from agents.platform.letter_box import Entry, states
-from agents.platform.letter_commands import app
+from agents.platform.letter_commands import UnknownFilter, app
 from agents.platform.letter_limit import LetterLimit
 from agents.platform.letter_views import shortened
 from agents.platform.producer import Producer
@@ -153,6 +153,29 @@ async def test_a_list_names_origin_reason_and_key_and_filters_by_them(bench: Ben
     assert set(await listed("--code", "LucidError")) == {opened}
     assert await listed("--state", "discarded") == {}
     assert "1 dead letters; 1 more" in (await lucid("list", "--code", "LucidError")).output
+
+
+async def test_a_filter_that_fits_nothing_there_is_names_what_there_is(bench: Bench) -> None:
+    # Nothing is wrong about asking for a code while no record was refused.
+    assert await listed("--code", "FormatError") == {}
+    missed = await lucid("list", "--topic", "session.chunk")
+    assert isinstance(missed.exception, UnknownFilter)
+    assert "session.chunks" in str(missed.exception)
+    await bench.put(b"noise")
+    await bench.refuse_all()
+    assert await listed("--topic", "session.frames") == {}
+    for arguments in (["list"], ["replay", "--all"], ["discard", "--all", "--reason", "x"]):
+        missed = await lucid(*arguments, "--code", "formaterror", "--json")
+        assert isinstance(missed.exception, UnknownFilter), arguments
+        assert missed.exception.exit_status == 66
+        assert "'formaterror'" in str(missed.exception)
+        assert "There are FormatError" in str(missed.exception)
+        missed = await lucid(*arguments, "--topic", "chunks")
+        assert f"There are {bench.name('session.chunks')}" in str(missed.exception)
+    # A letter that was decided on is there as well.
+    done = await lucid("discard", "--all", "-y", "--reason", "noise")
+    assert done.exit_code == 0
+    assert await listed("--code", "FormatError") == {}
 
 
 async def test_a_letter_is_shown_with_its_headers_and_its_bytes_go_to_a_private_file(

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from agents.platform.output import Rows, mark
+from agents.platform.output import Rows, Yes, mark
 from agents.platform.settings import Settings
 from agents.platform.stack import supervisor
 from agents.platform.stack.supervisor import ServerStatus
@@ -154,10 +154,7 @@ def status(as_json: _Json = False) -> None:
 
 
 @app.command()
-def reset(
-    as_json: _Json = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-) -> None:
+def reset(as_json: _Json = False, yes: Yes = False) -> None:
     """End the servers and delete all their data: topics, catalog and logs."""
     settings = Settings.load()
     folder = settings.stack_dir.absolute()

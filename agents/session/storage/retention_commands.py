@@ -19,6 +19,7 @@ from agents.platform.keys import load_signer
 from agents.platform.output import (
     AsJson,
     Rows,
+    Yes,
     clock,
     errors,
     mark,
@@ -75,7 +76,7 @@ async def _plan(settings: Settings, section: RetentionSettings, only: str | None
 def apply(
     session: Only = None,
     damaged: Damaged = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing.")] = False,
+    yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
     """Delete what a plan made now says; exit status 1 if any of it was not done."""
