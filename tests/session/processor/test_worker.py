@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -43,7 +42,6 @@ from tests.session.processor.test_sealing import PROCESSOR, make_log, seal
 
 PARTITION = 3
 Raw: TypeAlias = ConsumerRecord[bytes, bytes]
-_seeds = itertools.count(100)
 
 
 class Processing:
@@ -159,7 +157,7 @@ def abandon(log: Sequence[FrameRecord]) -> FrameRecord:
 async def test_records_that_come_again_after_the_end_are_duplicates(
     processing: Processing,
 ) -> None:
-    log = make_log(seed=next(_seeds))
+    log = make_log(seed=1)
     async with processing.running():
         await processing.feed(log)
         manifest = await processing.manifest()
@@ -167,7 +165,7 @@ async def test_records_that_come_again_after_the_end_are_duplicates(
     async with processing.running():
         # Also for a member that only knows of the session by its progress.
         last = await processing.feed([*log[5:], abandon(log)])
-        stranger = make_log(seed=next(_seeds))
+        stranger = make_log(seed=2)
         last = await processing.feed([stranger[1], abandon(stranger)])
         assert await processing.letters(1) == ["NoOpenRecord"]
         (unsealed,) = await processing.events(SessionUnsealed, 1)
@@ -185,11 +183,11 @@ async def test_records_that_come_again_after_the_end_are_duplicates(
 async def test_records_that_expired_are_reported_for_their_session_and_named_in_its_manifest(
     processing: Processing,
 ) -> None:
-    log = make_log(seed=next(_seeds))
+    log = make_log(seed=3)
     half = len(log) // 2
     async with processing.running():
         await processing.feed(log[:half])
-        await processing.read("session.chunks", lambda found: len(found) >= 3)
+        await processing.read("session.chunks", lambda found: len(found) >= 2)
     committed = await processing.committed()
     assert 0 < committed < half
     await processing.feed(log[half:])
@@ -210,7 +208,7 @@ async def test_records_that_expired_are_reported_for_their_session_and_named_in_
 
 
 async def test_a_record_that_comes_late_is_a_dead_letter(processing: Processing) -> None:
-    log = make_log(seed=next(_seeds))
+    log = make_log(seed=4)
     async with processing.running():
         await processing.feed([*log[:3], *log[6:20], log[4], *log[20:]])
         manifest = await processing.manifest()
@@ -223,7 +221,7 @@ async def test_a_record_that_comes_late_is_a_dead_letter(processing: Processing)
 
 async def test_a_member_that_was_thrown_out_changes_nothing(processing: Processing) -> None:
     """As after SIGSTOP and SIGCONT: it goes on with what it held until it hears the truth."""
-    log = make_log(60, seed=next(_seeds))
+    log = make_log(60, seed=5)
     async with processing.running(heartbeat_interval_ms=600_000):
         await processing.feed(log[:20])
         await processing.read("session.chunks", lambda found: len(found) >= 2)
