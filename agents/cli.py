@@ -33,6 +33,7 @@ from agents.rdp.server_manager import commands as rdp
 from agents.run import run
 from agents.session.processor import commands as processor
 from agents.session.recorder import commands as recorder
+from agents.session.recorder import remote_commands
 from agents.session.storage import commands as storage
 from agents.session.storage import hold_commands, retention_commands
 from schemas.errors import LucidError
@@ -52,7 +53,7 @@ app.add_typer(stack.app, name="stack", help="Run Kafka, the catalog and Redis on
 app.add_typer(topic_commands.app, name="topics", help="Compare a broker with topics.yaml")
 app.add_typer(key_commands.app, name="keys", help="Make and show identities")
 app.add_typer(letter_commands.app, name="dead-letters", help="Look at refused records, replay them")
-app.add_typer(recorder.app, name="recorder", help="Tell recorders what to do")
+app.add_typer(remote_commands.app, name="recorder", help="Tell recorders what to do")
 app.add_typer(auditor.sessions_app, name="sessions", help="List and show recorded sessions")
 app.add_typer(audit_commands.app, name="audit", help="Who did what with recordings")
 app.add_typer(projection_commands.app, name="projections", help="Rebuild views from their events")

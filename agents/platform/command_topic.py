@@ -12,7 +12,7 @@ LucidError
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeAlias, TypeVar
 
 from agents.platform.answers import Answers
 from agents.platform.audit import Audit
@@ -20,12 +20,14 @@ from agents.platform.contract import ensure_contract
 from agents.platform.producer import Producer
 from agents.platform.settings import Settings
 from schemas.canonical import Strict, encode
+from schemas.commands import RecorderCommand
 from schemas.envelope import AnsweringEvent
 from schemas.errors import LucidError
 from schemas.node_commands import NodeCommand
 from schemas.rdp_commands import ServerCommand
 from schemas.rdp_session_commands import RdpSessionCommand
 
+Command: TypeAlias = NodeCommand | ServerCommand | RdpSessionCommand | RecorderCommand
 Done = TypeVar("Done", bound=Strict)
 
 
@@ -58,18 +60,19 @@ class CommandTopic(Generic[Done]):
     refused: type[Refusal]
 
     async def send(
-        self, settings: Settings, command: NodeCommand | ServerCommand | RdpSessionCommand,
-        act: Strict, about: str, *, seconds: float,
+        self, settings: Settings, command: Command, act: Strict | None, about: str, *,
+        seconds: float,
     ) -> Done | None:  # fmt: skip
         """The answer's data, or None for 0 seconds.
 
-        act: what the audit keeps. about: its subject, and the command's key.
+        act: what the audit keeps, if anything. about: its subject, and the command's key.
         Raises Refused, NoAnswer, TopicDrift, Transient.
         """
         contract = await ensure_contract(settings)
         topic = contract.topic(self.commands).full_name
         async with Producer(settings, contract.limits) as producer:
-            await Audit(producer, contract, host=settings.host).record(act, about)
+            if act is not None:
+                await Audit(producer, contract, host=settings.host).record(act, about)
             if not seconds:
                 await producer.send(topic, encode(command), key=about.encode())
                 return None

@@ -67,7 +67,7 @@ def test_a_recorder_service_takes_up_its_sessions_when_it_starts_again(
             wait_for(lambda: "recording again" in log.read_text(), "session that goes on")
         wait_for(
             lambda: (
-                lucid.lucid("recorder", "stop", session, "--json")
+                lucid.lucid("recorder", "stop", session, "--wait", "0", "--json")
                 and lucid.state(session) != "recording"
             ),
             "session that is told to stop",

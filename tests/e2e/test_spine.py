@@ -155,7 +155,7 @@ def test_commands_record_a_display_through_the_service(lucid: Installation, tmp_
         wait_for(lambda: lucid.state(session) == "recording", "resumed session")
         lucid.lucid("recorder", "stop", session, "--reason", "enough seen")
         assert lucid.settled(session) == "completed"
-    assert command["action"] == "start"
+    assert (command["action"], command["session"]) == ("start", session)
     assert lucid.lucid("sessions", "show", session, "--json")["reason"] == "enough seen"
     facts = lucid.lucid("export", session, str(tmp_path / "a.png"), "--json")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")

@@ -1,4 +1,4 @@
-"""`lucid record`, and `lucid recorder start|pause|resume|stop` for recorders of other hosts."""
+"""`lucid record`."""
 
 from __future__ import annotations
 
@@ -15,33 +15,28 @@ import typer
 from pydantic import ValidationError
 from rich.live import Live
 
-from agents.platform.contract import ensure_contract, load_contract
+from agents.platform.contract import ensure_contract
 from agents.platform.output import AsJson, Rows, errors, print_json, quiet, say
-from agents.platform.producer import Producer
 from agents.platform.settings import Settings
 from agents.session.recorder.order import Ended, Order
 from agents.session.recorder.recording import Recording
+from agents.session.recorder.remote_commands import bad_value
 from agents.session.recorder.settings import RecorderSettings
 from agents.session.recorder.sources.capture import Capture, display_capture, source_of
 from agents.session.recorder.spool_folder import leftovers, unattended
 from agents.session.recorder.wiring import follow_progress, make_order, open_outlet
 from agents.session.recorder.wiring import resume as resume_spool
-from schemas.activity import CLIPBOARD_LEVELS, KEY_LEVELS, Policy
-from schemas.canonical import Strict, encode
-from schemas.commands import Action, RecorderCommand
+from schemas.canonical import Strict
 from schemas.controls import Text
 from schemas.errors import LucidError
 from schemas.progress import SessionProgress
-from schemas.sessions import new_session_id, parse_session_id
+from schemas.sessions import parse_session_id
 
 
 class NothingLeft(LucidError):
     """There is no spool to go on with."""
 
     exit_status = 66  # EX_NOINPUT of sysexits.h
-
-
-app = typer.Typer(help="Tell the recorder of a host what to do.", no_args_is_help=True)
 
 
 class Belonging(Strict):
@@ -80,7 +75,7 @@ def record(
     try:
         Belonging(owner=owner, project=project)
     except ValidationError as error:
-        raise _bad(error) from error
+        raise bad_value(error) from error
     settings = Settings.load()
     quiet()
     if resume:
@@ -287,103 +282,3 @@ def _report(results: Sequence[tuple[Recording, Ended]], as_json: bool, *, alone:
 def _facts(recording: Recording, ended: Ended) -> dict[str, Any]:
     fields: dict[str, Any] = {"session": str(recording.session), **asdict(ended)}
     return {**fields, "error": ended.error.code if ended.error else None}
-
-
-# Commands to recorders of other hosts ----------------------------------------------------------
-
-
-async def _send(settings: Settings, command: RecorderCommand) -> None:
-    contract = load_contract(settings)
-    topic = contract.topic("session.commands")
-    async with Producer(settings, contract.limits) as producer:
-        await producer.send(topic.full_name, encode(command), key=command.host.encode())
-
-
-def _order(
-    action: Action, host: str | None, as_json: bool, session: str | None = None,
-    reason: str = "requested", activity: Policy | None = None, **more: str | None,
-) -> None:  # fmt: skip
-    settings = Settings.load()
-    if session is not None:
-        session = str(parse_session_id(session))
-    try:
-        command = RecorderCommand.model_validate(
-            {"id": str(new_session_id()), "host": host or settings.host, "action": action,
-             "session": session, "reason": reason, **more,
-             **({} if activity is None else {"version": 2, "activity": activity})}
-        )  # fmt: skip
-    except ValidationError as error:
-        raise _bad(error) from error
-    quiet()
-    asyncio.run(_send(settings, command))
-    if as_json:
-        print_json({"command": command.id, "action": action, "host": command.host})
-    else:
-        typer.echo(f"Sent {action} to the recorder of {command.host}, command {command.id}")
-
-
-Host = Annotated[str | None, typer.Option(help="Whose recorder; this host's by default.")]
-Session = Annotated[str, typer.Argument(help="The session's id.")]
-Why = Annotated[str, typer.Option(help="Goes into the recording.")]
-
-
-@app.command()
-def start(
-    display: Annotated[str, typer.Argument(help="Such as :0.")],
-    host: Host = None,
-    xauthority: Annotated[str | None, typer.Option(help="Cookie file on that host.")] = None,
-    owner: str = "",
-    project: str = "",
-    windows: Annotated[
-        bool | None, typer.Option("--windows/--no-windows", help="Titles and programs.")
-    ] = None,
-    clipboard: Annotated[str | None, typer.Option(help=" | ".join(CLIPBOARD_LEVELS))] = None,
-    files: Annotated[
-        bool | None, typer.Option("--files/--no-files", help="Use of redirected drives.")
-    ] = None,
-    keys: Annotated[str | None, typer.Option(help=" | ".join(KEY_LEVELS))] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Start recording a display; what is not said of activity is as by default."""
-    asked = {"windows": windows, "clipboard": clipboard, "files": files, "keys": keys}
-    said = {name: value for name, value in asked.items() if value is not None}
-    _order("start", host, as_json, activity=_policy(said) if said else None, display=display,
-           xauthority=xauthority, owner=owner, project=project)  # fmt: skip
-
-
-def _policy(said: dict[str, bool | str]) -> Policy:
-    try:
-        return Policy.model_validate(said)
-    except ValidationError as error:
-        raise _bad(error) from error
-
-
-def _bad(error: ValidationError) -> typer.BadParameter:
-    """What is wrong with the first of the values, in the terms of the command line."""
-    first = error.errors()[0]
-    name = "".join(str(part) for part in first["loc"][:1])
-    return typer.BadParameter(f"{'' if name == 'display' else '--'}{name}: {first['msg']}")
-
-
-@app.command()
-def pause(
-    session: Session, host: Host = None, reason: Why = "requested", as_json: AsJson = False
-) -> None:
-    """Capture nothing for a while."""
-    _order("pause", host, as_json, session, reason)
-
-
-@app.command()
-def resume(
-    session: Session, host: Host = None, reason: Why = "requested", as_json: AsJson = False
-) -> None:
-    """Go on after a pause."""
-    _order("resume", host, as_json, session, reason)
-
-
-@app.command()
-def stop(
-    session: Session, host: Host = None, reason: Why = "requested", as_json: AsJson = False
-) -> None:
-    """End a recording."""
-    _order("stop", host, as_json, session, reason)
