@@ -52,7 +52,7 @@ from agents.platform.lanes import (
 )
 from agents.platform.logging import bound
 from agents.platform.metrics import Metrics
-from agents.platform.retry import Backoff, Transient, retry
+from agents.platform.retry import Backoff, Transient, retry, within
 from agents.platform.service import StopSignal
 from agents.platform.settings import Settings
 from schemas.errors import LucidError
@@ -63,8 +63,9 @@ log = structlog.get_logger(__name__)
 
 HELD_BYTES = 32 * 1024**2
 REVOKE_SECONDS = 5.0  # for the record that runs; well under the rebalance timeout of 60 s
-STOP_RESERVE = 4.0  # seconds of a stop that the last commit and leaving the group get
+STOP_RESERVE = 5.0  # seconds of a stop that the last commit and leaving the group get
 COMMIT_SECONDS = 2.0
+LEAVE_SECONDS = 5.0
 LOG_START_EVERY = 15.0  # seconds between looks at where the broker's logs begin
 
 
@@ -152,11 +153,12 @@ class ControlPlane:
         async with BrokerProbe(self._settings) as probe:
             await probe.require(route.topic for route in self._routes)
         self._failed = asyncio.get_running_loop().create_future()
+        stopped = asyncio.create_task(stop.wait())
         waiting: list[asyncio.Future[Any]] = [
-            asyncio.create_task(stop.wait()), asyncio.create_task(self.app._crashed.wait()),
+            stopped, asyncio.create_task(self.app._crashed.wait())
         ]  # fmt: skip
         try:
-            await self.app.start()
+            await self._start_app(stopped)
             waiting.append(asyncio.create_task(self._look_at_log_starts()))
             await asyncio.wait([*waiting, self._failed], return_when=asyncio.FIRST_COMPLETED)
             seconds = stop.deadline.remaining() - STOP_RESERVE
@@ -164,22 +166,35 @@ class ControlPlane:
         finally:
             for future in waiting:
                 future.cancel()
-            await self._stop_app()
+            await self._stop_app(stop)
         if self._failed.done():
             self._failed.result()
         if not stop.is_set():
             reason = self.app.crash_reason
             raise ControlCrashed(f"Faust stopped by itself: {reason!r}") from reason
 
-    async def _stop_app(self) -> None:
+    async def _start_app(self, stopped: asyncio.Future[Any]) -> None:
+        """Start Faust, unless the stop comes first: a broker that is away holds it up."""
+        starting = asyncio.create_task(self.app.start())
+        await asyncio.wait([starting, stopped], return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+        else:
+            starting.cancel()
+
+    async def _stop_app(self, stop: StopSignal) -> None:
+        """Commit and leave the group, as far as the broker answers in time.
+
+        What could not be committed is read again, and handled once more.
+        """
         try:
-            if self.app.started and not self.app.crashed:
-                async with asyncio.timeout(COMMIT_SECONDS):
-                    await self.app.consumer.commit()
-        except TimeoutError:
-            log.warning("the last commit got no answer")
+            if not await within(COMMIT_SECONDS, self.app.last_commit()):
+                log.warning("the last commit got no answer")
+        except (ConsumerNotStarted, RuntimeError) as error:
+            log.warning("the last commit failed", error=error)  # Faust's thread is not there
         finally:
-            await self.app.stop()
+            if not await within(min(stop.deadline.remaining(), LEAVE_SECONDS), self.app.stop()):
+                log.warning("Faust does not stop, leaving it behind")
             self.revoked(set(self._lanes))
 
     async def healthy(self) -> None:

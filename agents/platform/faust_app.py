@@ -11,6 +11,7 @@ no signal handlers, no web server, no logging set-up.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import types
 from collections.abc import Generator, Iterable, Iterator, Mapping
@@ -25,9 +26,10 @@ from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, T
 from faust.types import TP
 from mode.services import WaitResults
 from mode.supervisors import CrashingSupervisor
+from mode.threads import WorkerThread
 from yarl import URL
 
-from agents.platform.group_consumer import METADATA_MS
+from agents.platform.group_consumer import METADATA_MS, leave_group
 from agents.platform.settings import Settings
 from agents.platform.tls import kafka_options
 
@@ -36,6 +38,7 @@ log = structlog.get_logger(__name__)
 FETCH_BYTES = 8 * 1024**2
 BUFFERED_EVENTS = 32
 SESSION_SECONDS = 15.0  # after which the partitions of a killed member go to others
+CANCEL_SECONDS = 0.5  # for what was cancelled to end; what swallows it is left behind
 
 
 class Positions(Protocol):
@@ -57,8 +60,45 @@ class Positions(Protocol):
         """The broker holds these positions."""
 
 
+class LeavableThread(WorkerThread):
+    """A thread that the process does not wait for at its end."""
+
+    def __init__(self, service: Any, **options: Any) -> None:
+        super().__init__(service, **options)
+        self.daemon = True
+
+
 class PatientThread(AIOKafkaConsumerThread):
-    """A commit that fails is tried again by the next one, where Faust's would crash."""
+    """A commit that fails is tried again by the next one, where Faust's would crash.
+
+    It ends in bounded time without a broker, where Faust's dies of what aiokafka raises then,
+    says so to nobody, or waits for an answer; app.stop() waits for it.
+    """
+
+    Worker = LeavableThread
+
+    async def on_thread_stop(self) -> None:
+        """Drop what is asked of the thread, and leave the group if the broker lets us."""
+        stopping = asyncio.create_task(self._stop_calls())
+        await asyncio.wait([stopping], timeout=CANCEL_SECONDS)
+        if self._consumer is not None:
+            await leave_group(self._consumer)
+
+    async def _stop_calls(self) -> None:
+        queue = self.method_queue
+        # Faust would make each of these calls now, one after the other, however long it takes.
+        while not queue._queue.empty():
+            promise = queue._queue.get_nowait().promise
+            promise._loop.call_soon_threadsafe(promise.cancel)
+        await queue.stop()
+
+    async def _gather_remaining_tasks(self) -> None:
+        """Faust would wait for ever for a task that swallows its cancellation."""
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=CANCEL_SECONDS)
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
         wanted = {
@@ -125,6 +165,18 @@ class InOrderConsumer(Consumer):
             return WaitResults([first], [end.value], stopped=False)
         return await super().wait_first(_rest(first, waits_for), *others)
 
+    async def commit_last(self) -> None:
+        """Commit what is finished, also since the commit began that may run now.
+
+        Unlike Faust's `commit` this may be cancelled while it waits for another one.
+        """
+        if self._commit_fut is not None:
+            await asyncio.wait([self._commit_fut])
+        await self.commit()
+
+    async def on_stop(self) -> None:
+        """The plane has asked for the last commit; Faust would wait for another one for ever."""
+
     def _new_consumer_thread(self) -> PatientThread:
         return PatientThread(self, loop=self.loop, beacon=self.beacon)
 
@@ -176,6 +228,12 @@ class ControlApp(faust.App):
 
     def _new_transport(self) -> InOrderTransport:
         return InOrderTransport(self.conf.broker_consumer, self)
+
+    async def last_commit(self) -> None:
+        """Commit what is finished; InOrderConsumer.commit_last."""
+        consumer = self.consumer
+        assert isinstance(consumer, InOrderConsumer)
+        await consumer.commit_last()
 
     @property
     def generation(self) -> int:

@@ -10,6 +10,7 @@ LucidError
     Transient(what, *, hint="", retry_after=None)
     Backoff(first=0.1, most=30, factor=2)      .next() -> seconds, .reset()
     Deadline(seconds)                          .remaining() -> seconds, .expired
+    await within(seconds, work) -> whether it ended
     await retry(work, backoff=…, stop=…, deadline=…, on_retry=…)
 """
 
@@ -18,8 +19,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 from schemas.errors import LucidError
 
@@ -106,6 +107,21 @@ async def wait_stopped(stop: asyncio.Event, seconds: float) -> bool:
             await stop.wait()
     except TimeoutError:
         return stop.is_set()
+    return True
+
+
+async def within(seconds: float, work: Coroutine[Any, Any, object]) -> bool:
+    """Wait for `work` but no longer, whatever it does when it is cancelled; whether it ended.
+
+    `asyncio.timeout` waits on for work that swallows its cancellation.
+    """
+    working = asyncio.create_task(work)
+    await asyncio.wait([working], timeout=seconds)
+    if not working.done():
+        working.cancel()
+        return False
+    if not working.cancelled():
+        working.result()
     return True
 
 
