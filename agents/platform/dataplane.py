@@ -44,6 +44,7 @@ from agents.platform.retry import (
     retry,
     wait_stopped,
 )
+from agents.platform.service import StopSignal
 from schemas.errors import LucidError
 
 __all__ = ["Fail", "OffsetTracker", "PartitionWorker", "Runner", "RunnerStuck", "Tasks"]
@@ -52,6 +53,7 @@ log = structlog.get_logger(__name__)
 
 POLL_MS = 200
 COMMIT_EVERY = 1.0  # seconds
+STOP_RESERVE = 5.0  # seconds of a stop that the last commit and leaving the group get
 REVOKE_DEADLINE = 5.0  # seconds; well under the broker's rebalance timeout of 5 minutes
 MAX_RECORDS = 1000  # of one turn: small ones take more for their objects than for their bytes
 STUCK_AFTER = 30.0  # seconds without a turn of the loop: not healthy
@@ -119,7 +121,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
         if idle > STUCK_AFTER:
             raise RunnerStuck(f"no records were polled for {idle:.0f} s")
 
-    async def run(self, stop: asyncio.Event) -> None:
+    async def run(self, stop: StopSignal, /) -> None:
         """Work until `stop` is set, then finish what is in flight, commit and leave.
 
         Raises what a worker failed with.
@@ -140,7 +142,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
             if self._failed.done():
                 self._failed.exception()
 
-    async def _consume(self, stop: asyncio.Event) -> None:
+    async def _consume(self, stop: StopSignal) -> None:
         """The life of one consumer."""
         self._consumer.subscribe(self._topics, listener=self)
         looking = asyncio.create_task(self._look_at_log_starts())
@@ -151,7 +153,8 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]
             if error is None or isinstance(error, LucidError):
                 # What is in flight beside the failure ends well, such as the letters before it.
                 async with self._turn:
-                    await self._release(list(self._workers), REVOKE_DEADLINE)
+                    seconds = stop.deadline.remaining() - STOP_RESERVE
+                    await self._release(list(self._workers), min(seconds, REVOKE_DEADLINE))
             if error is not None:
                 raise error
         finally:

@@ -119,6 +119,20 @@ def _render(_: Any, __: str, fields: Fields) -> str:
     return _LINE.encode(ordered)
 
 
+class TriedAgain(logging.Filter):
+    """Makes a warning of what a Kafka client logs as an error although it tries it again."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the line is written."""
+        values = record.args if isinstance(record.args, tuple) else ()
+        if record.levelno == logging.ERROR and any(
+            getattr(one, "retriable", False) for one in values
+        ):
+            record.levelno, record.levelname = logging.WARNING, "WARNING"
+            return logging.getLogger().isEnabledFor(logging.WARNING)
+        return True
+
+
 class SameAgain(logging.Filter):
     """Passes each message of a library once in SAME_AGAIN seconds, with how often it came.
 
@@ -174,6 +188,7 @@ def configure(service: str, level: str = "info", stream: TextIO | None = None) -
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(stream or sys.stderr)
+    handler.addFilter(TriedAgain())
     if level.upper() != "DEBUG":
         handler.addFilter(SameAgain())
     handler.setFormatter(

@@ -59,7 +59,7 @@ from schemas.errors import LucidError
 log = structlog.get_logger(__name__)
 
 LEAVE_SECONDS = 30.0  # for what a replaced connection still has on its way
-CLOSE_SECONDS = 5.0  # the same at the end
+CLOSE_SECONDS = 1.0  # the same at the end, when nobody waits for a record any more
 _BY_CONNECTION = (
     DuplicateSequenceNumber, InvalidProducerEpoch, OutOfOrderSequenceNumber, ProducerClosed,
     ProducerFenced, UnknownProducerId,

@@ -239,7 +239,8 @@ async def serve(
                 raise
         except LucidError as error:
             status = error.exit_status or 1
-            log.error("service failed", error=error, exc_info=error.__cause__)
+            # With a hint it says all there is to say: where it came from is for bugs.
+            log.error("service failed", error=error, exc_info=not error.hint and error.__cause__)
         except Exception as error:
             status = BUG_STATUS
             log.exception("service failed", error=error)

@@ -22,6 +22,7 @@ from agents.platform.metrics import Metrics
 from agents.platform.partition import TASK_OVERHEAD
 from agents.platform.producer import Producer
 from agents.platform.retry import Deadline
+from agents.platform.service import StopSignal
 from agents.platform.settings import Settings
 from agents.platform.tls import kafka_options
 from tests.conftest import Stack
@@ -130,7 +131,7 @@ class Group:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.topic = f"dataplane-{uuid4().hex[:8]}"
-        self.running: list[tuple[asyncio.Event, asyncio.Task[None]]] = []
+        self.running: list[tuple[StopSignal, asyncio.Task[None]]] = []
 
     def runner(
         self, log: Log, busy_limit: int = 10**6, gate: Gate | None = None, **options: Any
@@ -143,7 +144,7 @@ class Group:
             busy_limit=busy_limit, fetch_bytes=65536, gate=gate,
             consumer_options={"heartbeat_interval_ms": 300, **options},
         )  # fmt: skip
-        stop = asyncio.Event()
+        stop = StopSignal()
         task = asyncio.create_task(runner.run(stop))
         self.running.append((stop, task))
         return runner, task

@@ -148,7 +148,7 @@ async def test_the_data_plane_works_over_tls(make: Make) -> None:
     topic = contract.topic("audit.events").full_name
     runner = Runner(kafka=kafka_options(settings), group=topic, topics=[topic],
                     make_worker=make_worker, busy_limit=1 << 20, fetch_bytes=1 << 20)  # fmt: skip
-    running = asyncio.create_task(runner.run(asyncio.Event()))
+    running = asyncio.create_task(runner.run(StopSignal()))
     try:
         async with asyncio.timeout(30):
             assert (await taken).topic == topic

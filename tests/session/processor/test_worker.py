@@ -21,6 +21,7 @@ from agents.platform.eventbus import EventBus
 from agents.platform.metrics import Metrics
 from agents.platform.producer import Producer
 from agents.platform.retry import BrokerUnreachable
+from agents.platform.service import StopSignal
 from agents.platform.settings import Settings
 from agents.platform.tls import kafka_options
 from agents.platform.topic_reader import read_topic
@@ -77,7 +78,7 @@ class Processing:
                 metrics=Metrics("processor", version="0"),
                 consumer_options={"heartbeat_interval_ms": 500, **options},
             )  # fmt: skip
-            stop = asyncio.Event()
+            stop = StopSignal()
             task = asyncio.create_task(runner.run(stop))
             try:
                 yield runner
