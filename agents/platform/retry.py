@@ -11,6 +11,7 @@ LucidError
     Backoff(first=0.1, most=30, factor=2)      .next() -> seconds, .reset()
     Deadline(seconds)                          .remaining() -> seconds, .expired
     await within(seconds, work) -> whether it ended
+    await unless_stopped(stop, work) -> whether it ended
     await retry(work, backoff=…, stop=…, deadline=…, on_retry=…)
 """
 
@@ -25,6 +26,7 @@ from typing import Any, TypeVar
 from schemas.errors import LucidError
 
 Result = TypeVar("Result")
+GRACE = 3.0  # seconds that work under way gets once a service has to stop
 
 
 class Permanent(LucidError):
@@ -123,6 +125,26 @@ async def within(seconds: float, work: Coroutine[Any, Any, object]) -> bool:
     if not working.cancelled():
         working.result()
     return True
+
+
+async def unless_stopped(
+    stop: asyncio.Event, work: Coroutine[Any, Any, object], *, grace: float = GRACE
+) -> bool:
+    """Do `work`, cancelling it `grace` seconds after `stop` is set; whether it ended.
+
+    For what waits as long as a server is away, such as sending a record.
+    """
+    working, stopped = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait([working, stopped], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([working], timeout=grace)
+        if not working.done():
+            return False
+        working.result()
+        return True
+    finally:
+        stopped.cancel()
+        working.cancel()
 
 
 async def retry(

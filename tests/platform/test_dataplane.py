@@ -15,14 +15,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.platform.broker import administering
-from agents.platform.dataplane import Fail, OffsetTracker, Runner, RunnerStuck, Tasks
+from agents.platform.dataplane import (
+    STOP_RESERVE,
+    Fail,
+    OffsetTracker,
+    Runner,
+    RunnerStuck,
+    Tasks,
+)
 from agents.platform.expiry import Expired, where_to_start
 from agents.platform.group_consumer import Gate
 from agents.platform.metrics import Metrics
 from agents.platform.partition import TASK_OVERHEAD
 from agents.platform.producer import Producer
 from agents.platform.retry import Deadline
-from agents.platform.service import StopSignal
+from agents.platform.service import STOP_WITHIN, StopSignal
 from agents.platform.settings import Settings
 from agents.platform.tls import kafka_options
 from tests.conftest import Stack
@@ -134,7 +141,12 @@ class Group:
         self.running: list[tuple[StopSignal, asyncio.Task[None]]] = []
 
     def runner(
-        self, log: Log, busy_limit: int = 10**6, gate: Gate | None = None, **options: Any
+        self,
+        log: Log,
+        busy_limit: int = 10**6,
+        gate: Gate | None = None,
+        within: float = STOP_WITHIN,
+        **options: Any,
     ) -> tuple[Runner, asyncio.Task[None]]:
         self.metrics = Metrics("test", version="0")
         runner = Runner(
@@ -144,7 +156,7 @@ class Group:
             busy_limit=busy_limit, fetch_bytes=65536, gate=gate,
             consumer_options={"heartbeat_interval_ms": 300, **options},
         )  # fmt: skip
-        stop = StopSignal()
+        stop = StopSignal(within)
         task = asyncio.create_task(runner.run(stop))
         self.running.append((stop, task))
         return runner, task
@@ -190,6 +202,20 @@ async def test_two_runners_share_the_partitions_and_lose_nothing(group: Group) -
     await until(lambda: len({*first.done, *second.done}) == 15 * PARTITIONS)
     assert len(first.done) + len(second.done) == 15 * PARTITIONS, "a commit came too late"
     await two.healthy()
+
+
+async def test_work_that_does_not_end_leaves_time_for_the_commit(group: Group) -> None:
+    log = Log()
+    log.gate.clear()
+    runner, task = group.runner(log, within=STOP_RESERVE + 0.2)
+    stop = group.running[-1][0]
+    await group.send(1)
+    await until(lambda: runner.busy() == PARTITIONS)
+    stop.set()
+    await asyncio.wait([task], timeout=15)
+    assert task.done()
+    assert stop.deadline.remaining() > STOP_RESERVE / 2
+    assert log.done == []
 
 
 async def test_what_was_not_finished_comes_again_to_the_next_owner(group: Group) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import structlog
+from aiokafka.errors import GroupAuthorizationFailedError, GroupCoordinatorNotAvailableError
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
@@ -77,6 +78,16 @@ def test_libraries_speak_in_the_same_form_from_warning_on(lines: Lines, name: st
     logging.getLogger(name).warning("topic %s is gone", "x")
     line = lines.only()
     assert (line["event"], line["logger"], line["level"]) == ("topic x is gone", name, "warning")
+
+
+def test_what_a_kafka_client_tries_again_is_a_warning_and_its_other_errors_stay(
+    lines: Lines,
+) -> None:
+    log = logging.getLogger("aiokafka.consumer.group_coordinator")
+    log.error("Group Coordinator Request failed: %s", GroupCoordinatorNotAvailableError())
+    log.error("Request to %s failed: %s", 1, GroupAuthorizationFailedError("group"))
+    log.error("Nothing more is known")
+    assert [line["level"] for line in lines.all()] == ["warning", "error", "error"]
 
 
 def test_python_warnings_are_lines_too(lines: Lines) -> None:

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 
-from agents.platform.retry import Backoff, Deadline, Transient, retry
+from agents.platform.retry import (
+    Backoff,
+    Deadline,
+    Transient,
+    retry,
+    unless_stopped,
+    within,
+)
 
 
 class Clock:
@@ -83,3 +91,49 @@ async def test_other_errors_are_not_tried_again() -> None:
     with pytest.raises(ValueError, match="bug"):
         await retry(work)
     assert len(tries) == 1
+
+
+class Obstinate:
+    """Work that goes on where it is cancelled, as Faust's does."""
+
+    def __init__(self) -> None:
+        self.end = asyncio.Event()
+
+    async def work(self) -> None:
+        while not self.end.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await self.end.wait()
+
+
+async def fail() -> None:
+    raise ValueError("no")
+
+
+async def test_what_swallows_its_cancellation_is_not_waited_for() -> None:
+    one = Obstinate()
+    async with asyncio.timeout(5):
+        assert not await within(0.01, one.work())
+    one.end.set()
+    assert await within(5, one.work())
+    with pytest.raises(ValueError, match="no"):
+        await within(5, fail())
+
+
+async def test_work_under_way_has_a_little_time_once_it_has_to_stop() -> None:
+    stop, ended = asyncio.Event(), []
+
+    async def work(until: asyncio.Event) -> None:
+        try:
+            await until.wait()
+        except asyncio.CancelledError:
+            ended.append("cancelled")
+            raise
+        ended.append("done")
+
+    asyncio.get_running_loop().call_soon(stop.set)
+    assert await unless_stopped(stop, work(stop), grace=5)
+    assert not await unless_stopped(stop, work(asyncio.Event()), grace=0.01)
+    await asyncio.sleep(0)
+    assert ended == ["done", "cancelled"]
+    with pytest.raises(ValueError, match="no"):
+        await unless_stopped(stop, fail())

@@ -121,6 +121,18 @@ async def test_a_part_that_fails_or_ends_stops_the_others(
     assert patient.left_with is not None
 
 
+@pytest.mark.parametrize(("hint", "traced"), [("Give another port", False), ("", True)])
+async def test_a_failure_with_a_hint_is_one_line_and_any_other_says_where_it_came_from(
+    make: Make, hint: str, traced: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    error = Special("the port is taken", hint=hint)
+    error.__cause__ = OSError("in use")
+    with structlog.testing.capture_logs() as lines:
+        assert await serve(make(), built_of(Failing(error)), nothing) == 42
+    [line] = [one for one in lines if one["event"] == "service failed"]
+    assert bool(line["exc_info"]) == traced
+
+
 async def test_an_error_while_stopping_is_not_lost(make: Make) -> None:
     service = make()
     service.stop.on_set.append(lambda: None)

@@ -17,7 +17,7 @@ from agents.node.agent.settings import NodeAgentSettings
 from agents.platform.clock import wall_clock
 from agents.platform.contract import load_contract
 from agents.platform.producer import Producer
-from agents.platform.retry import Backoff, Transient, wait_stopped
+from agents.platform.retry import Backoff, Transient, unless_stopped, wait_stopped
 from agents.platform.service import Part, Service, StopSignal, run_service
 from agents.platform.settings import Settings
 from schemas.node_heartbeats import Beat, HeartbeatEvent, HeartbeatSent, sign_beat
@@ -103,7 +103,7 @@ class Beating:
             if not await _either(self._membership.approved, stop):
                 return
             try:
-                await self.beat()
+                await unless_stopped(stop, self.beat())
             except Transient as error:
                 # The next one says the same, and newer: this one is not sent again.
                 log.warning("a heartbeat is left out", error=error)

@@ -21,7 +21,7 @@ from agents.platform.control import ControlPlane
 from agents.platform.deadletters import open_letters
 from agents.platform.keys import KeyUnreadable, create_key_file, read_key_file
 from agents.platform.producer import Producer
-from agents.platform.retry import Transient, wait_stopped
+from agents.platform.retry import Transient, unless_stopped, wait_stopped
 from agents.platform.service import Part, Service, StopSignal, run_service
 from agents.platform.settings import Settings
 from schemas.node_base import CLOCK, ClockTicked
@@ -66,7 +66,7 @@ class Ticker:
         """Until `stop` is set."""
         while not await wait_stopped(stop, self._every):
             try:
-                await self.tick()
+                await unless_stopped(stop, self.tick())
             except Transient as error:
                 log.warning("cannot write a tick now", error=error)
 

@@ -20,7 +20,7 @@ import structlog
 from agents.platform.clock import wall_clock
 from agents.platform.contract import Contract
 from agents.platform.producer import Producer
-from agents.platform.retry import Transient, retry, wait_stopped
+from agents.platform.retry import Transient, retry, unless_stopped, wait_stopped
 from agents.platform.service import StopSignal
 from agents.platform.settings import Settings
 from agents.platform.topic_reader import read_topic
@@ -127,7 +127,7 @@ class Rounds:
             await self._begin(stop)
             while not stop.is_set():
                 started = self._clock()
-                await self.round()
+                await unless_stopped(stop, self.round())
                 await wait_stopped(stop, max(0.0, started + self._section.every - self._clock()))
         finally:
             if self._walking is not None:

@@ -14,7 +14,7 @@ from agents.platform.contract import load_contract
 from agents.platform.control import ControlPlane, Record
 from agents.platform.deadletters import open_letters
 from agents.platform.producer import Producer
-from agents.platform.retry import Transient, wait_stopped
+from agents.platform.retry import Transient, unless_stopped, wait_stopped
 from agents.platform.service import Part, Service, StopSignal, run_service
 from agents.platform.settings import Settings
 from agents.rdp.server_manager.keeper import ServerManager
@@ -55,7 +55,7 @@ class Watch:
         """Until `stop` is set."""
         while True:
             try:
-                await self._manager.look_after()
+                await unless_stopped(stop, self._manager.look_after())
             except Transient as error:
                 log.warning("cannot look after servers now", error=error)
             if await wait_stopped(stop, self._every):
