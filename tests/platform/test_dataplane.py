@@ -210,7 +210,7 @@ async def test_work_that_does_not_end_leaves_time_for_the_commit(group: Group) -
     runner, task = group.runner(log, within=STOP_RESERVE + 0.2)
     stop = group.running[-1][0]
     await group.send(1)
-    await until(lambda: runner.busy() == PARTITIONS)
+    await until(lambda: runner.busy() > PARTITIONS * TASK_OVERHEAD)
     stop.set()
     await asyncio.wait([task], timeout=15)
     assert task.done()
