@@ -150,16 +150,17 @@ def health_front(service: Service) -> HealthServer:
     )  # fmt: skip
 
 
-def spare_collector() -> None:
+def spare_collector(collect_after: int = COLLECT_AFTER) -> None:
     """What is there now stays: the garbage collector need not look through it time and again.
 
     A full collection of the 165,000 objects of the modules alone holds up everything for some
     100 ms, and with Python's own threshold of 700 the collector took a sixth of a processor's
     CPU and a quarter of storage's interpreter. Call it at the end of a service's `build`.
+    collect_after: new objects, fewer where cycles may hold records and memory has a budget.
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(COLLECT_AFTER, 10, 10)
+    gc.set_threshold(collect_after, 10, 10)
 
 
 def version() -> str:

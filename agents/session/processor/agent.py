@@ -26,6 +26,9 @@ from agents.session.processor.worker import FramesWorker, Shared
 
 NAME = "processor"
 
+COLLECT_AFTER = 2_000
+"""New objects after which the collector looks through them: cycles may hold records."""
+
 
 def main() -> int:
     """Run the service; returns its exit status."""
@@ -71,5 +74,5 @@ async def build(service: Service) -> AsyncIterator[Sequence[Part]]:
                 gate=holding.gate,
             )
             service.health.add("runner", runner.healthy)
-            spare_collector()
+            spare_collector(COLLECT_AFTER)
             yield [runner]
