@@ -58,9 +58,8 @@ def test_a_disk_that_refuses_leaves_nothing_under_the_name(
     assert blobs.put(SESSION, chunk_name(1), b"new")
 
 
-def test_a_name_appears_after_its_bytes_are_on_disk(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def noted_calls(monkeypatch: pytest.MonkeyPatch, *names: str) -> list[str]:
+    """The names of these functions of `os`, as they are called from here on."""
     order: list[str] = []
 
     def noted(name: str, real: Callable[..., object]) -> Callable[..., object]:
@@ -70,10 +69,17 @@ def test_a_name_appears_after_its_bytes_are_on_disk(
 
         return call
 
+    for name in names:
+        monkeypatch.setattr(os, name, noted(name, getattr(os, name)))
+    return order
+
+
+def test_a_name_appears_after_its_bytes_are_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     blobs = Blobs(tmp_path)
     blobs.put(SESSION, "a", b"x")
-    monkeypatch.setattr(os, "fsync", noted("fsync", os.fsync))
-    monkeypatch.setattr(os, "link", noted("link", os.link))
+    order = noted_calls(monkeypatch, "fsync", "link")
     blobs.put(SESSION, "b", b"y")
     assert order == ["fsync", "link", "fsync"]
 
@@ -186,19 +192,9 @@ def test_a_key_is_overwritten_before_it_is_removed(tmp_path: Path) -> None:
 def test_files_that_belong_together_get_their_names_once_all_are_on_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    order: list[str] = []
-
-    def noted(name: str, real: Callable[..., object]) -> Callable[..., object]:
-        def call(*arguments: object, **more: object) -> object:
-            order.append(name)
-            return real(*arguments, **more)
-
-        return call
-
     blobs = Blobs(tmp_path)
     blobs.put(SESSION, "there", b"")
-    monkeypatch.setattr(os, "fsync", noted("fsync", os.fsync))
-    monkeypatch.setattr(os, "link", noted("link", os.link))
+    order = noted_calls(monkeypatch, "fsync", "link")
     assert blobs.put_all(SESSION, [(chunk_name(0), b"x"), ("key.age", b"y")]) == 2
     assert order == ["fsync", "fsync", "link", "link", "fsync"]
     assert blobs.get(SESSION, "key.age") == b"y"
